@@ -1,0 +1,1 @@
+"""perfsuite finds the fastest kernel for your machine and proves it."""

@@ -1,0 +1,1 @@
+"""How a source becomes a callable: one file per language or compiler, each caching by digest."""
