@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -248,7 +250,7 @@ class Op:
         """Compulsory traffic in bytes: every input read once and every output written once."""
         total = 0
         for operand in self.inputs + self.outputs:
-            elements = math.prod(self.shape(operand, workload))
+            elements = _numel(self.shape(operand, workload))
             total += elements * ITEMSIZE[self.dtype(operand, workload)]
         return total
 
@@ -276,7 +278,7 @@ class Op:
         elif operand.fill == "positive":
             tensor = (torch.rand(shape, generator=generator) + 0.5).to(dtype)
         else:
-            scale = math.prod(shape[1:]) ** -0.5 if operand.fill == "weight" and math.prod(shape[1:]) else 1.0
+            scale = max(1, _numel(shape[1:])) ** -0.5 if operand.fill == "weight" else 1.0
             tensor = (torch.randn(shape, generator=generator) * scale).to(dtype)
         return _laid_out(tensor, operand)
 
@@ -319,6 +321,10 @@ class Op:
         if short is None:
             raise ValueError(f"{self.name}: dtype {leading.dtype} is none of {', '.join(ITEMSIZE)}")
         return self.complete(Workload(self.name, tuple(sizes.items()), short))
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    return functools.reduce(operator.mul, shape, 1)
 
 
 def _laid_out(tensor: torch.Tensor, operand: Operand) -> torch.Tensor:
