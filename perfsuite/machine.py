@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -61,6 +62,16 @@ class Machine:
     @cached_property
     def environment_id(self) -> str:
         return _digest(asdict(self.environment))
+
+    @cached_property
+    def slug(self) -> str:
+        """Short name for files and people, such as `intel-xeon-6-167-2c-avx512-amx-3f9a`; its end is of the id."""
+        cpu = re.sub(r"\b(?:processor|cpu|family|model|with|graphics)\b.?", " ", self.cpu.lower())
+        widest: tuple[str, ...] = ("avx512", "amx") if "avx512" in self.isa else ("avx2",)
+        isa = [name for name in widest if name in self.isa]
+        gpu = [f"{len(self.gpus)}x-{self.gpus[0].name.lower()}"] if self.gpus else []
+        words = re.findall(r"[a-z0-9]+", " ".join([cpu, f"{self.cores}c", *isa, *gpu]))
+        return "-".join([*words, self.id[:4]])
 
     def cache(self, name: str) -> int:
         """Bytes of one instance of a cache (`L1d`, `L2`, `L3`); 0 when unknown."""
