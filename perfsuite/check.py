@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from perfsuite.op import Op, Workload, torch_dtype
+from perfsuite.op import Op, Tolerance, Workload, torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -24,18 +24,20 @@ def wrong(op: Op, workload: Workload, answer: Sequence[torch.Tensor], expected: 
             return f"{operand.name} has shape {tuple(got.shape)}, expected {op.shape(operand, workload)}"
         if got.dtype != torch_dtype(op.dtype(operand, workload)):
             return f"{operand.name} has dtype {got.dtype}, expected {op.dtype(operand, workload)}"
-        reason = _differs(got, want, tolerance.relative, tolerance.absolute)
+        reason = _differs(got, want, tolerance)
         if reason is not None:
             return f"{operand.name} {reason}"
     return None
 
 
-def _differs(got: torch.Tensor, want: torch.Tensor, relative: float, absolute: float) -> str | None:
+def _differs(got: torch.Tensor, want: torch.Tensor, tolerance: Tolerance) -> str | None:
     import torch
 
     got, want = got.double(), want.double()
     error = (got - want).abs_()
-    bound = want.abs().mul_(relative).add_(absolute)
+    bound = want.abs().mul_(tolerance.relative).add_(tolerance.absolute)
+    if tolerance.of_peak and want.numel():
+        bound += tolerance.of_peak * torch.nan_to_num(want, nan=0.0, posinf=0.0, neginf=0.0).abs().max()
     same = (got == want) | (got.isnan() & want.isnan())
     bad = ~(same | (error <= bound))
     count = int(bad.sum())

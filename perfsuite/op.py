@@ -65,10 +65,15 @@ class Operand:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an answer may lie from the float64 reference: |got - want| <= absolute + relative * |want|."""
+    """How far an answer may lie from the float64 reference.
+
+    |got - want| <= absolute + relative * |want| + of_peak * max |want|, the maximum being over the finite values of one
+    output: for sums that cancel, and for ops whose outputs have different scales (gradients).
+    """
 
     relative: float
     absolute: float
+    of_peak: float = 0.0
 
 
 _WORKLOAD = re.compile(r"^\s*(?P<op>[A-Za-z_]\w*)\[(?P<body>[^\]]*)\]\s*$")
