@@ -18,37 +18,46 @@ def wrong(op: Op, workload: Workload, answer: Sequence[torch.Tensor], expected: 
     """
     if len(answer) != len(op.outputs):
         return f"returned {len(answer)} tensors, {op.name} has {len(op.outputs)} outputs"
+    import torch
+
     tolerance = op.tolerance(workload)
     for operand, got, want in zip(op.outputs, answer, expected):
         if tuple(got.shape) != op.shape(operand, workload):
             return f"{operand.name} has shape {tuple(got.shape)}, expected {op.shape(operand, workload)}"
         if got.dtype != torch_dtype(op.dtype(operand, workload)):
             return f"{operand.name} has dtype {got.dtype}, expected {op.dtype(operand, workload)}"
-        reason = _differs(got, want, tolerance)
-        if reason is not None:
-            return f"{operand.name} {reason}"
+        bad, worst = _differing(got, want, tolerance)
+        if bad:
+            place = ",".join(str(int(i)) for i in torch.unravel_index(torch.tensor(worst), want.shape))
+            have, wish = float(got.reshape(-1)[worst]), float(want.reshape(-1)[worst])
+            allowed = tolerance.absolute + tolerance.relative * abs(wish)
+            return (
+                f"{operand.name} is wrong at {bad} of {want.numel()} places, worst at [{place}]: "
+                f"{have:.9g} instead of {wish:.9g} (allowed: {allowed:.2g} off)"
+            )
     return None
 
 
-def _differs(got: torch.Tensor, want: torch.Tensor, tolerance: Tolerance) -> str | None:
+# Places compared at a time: the float64 temporaries stay in the L2 cache, which is 4x faster on 32 M places.
+_CHUNK = 1 << 16
+
+
+def _differing(got: torch.Tensor, want: torch.Tensor, tolerance: Tolerance) -> tuple[int, int]:
+    """How many places differ by more than the tolerance, and the flat index of the worst."""
     import torch
 
-    got, want = got.double(), want.double()
-    error = (got - want).abs_()
-    bound = want.abs().mul_(tolerance.relative).add_(tolerance.absolute)
-    if tolerance.of_peak and want.numel():
-        bound += tolerance.of_peak * torch.nan_to_num(want, nan=0.0, posinf=0.0, neginf=0.0).abs().max()
-    same = (got == want) | (got.isnan() & want.isnan())
-    bad = ~(same | (error <= bound))
-    count = int(bad.sum())
-    if count == 0:
-        return None
-    # The worst place is where the error is the largest multiple of its bound; a NaN is worse than any number.
-    worst = int(torch.where(bad, torch.nan_to_num(error / bound, nan=torch.inf, posinf=torch.inf), -1.0).argmax())
-    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), want.shape))
-    have, wish = float(got.flatten()[worst]), float(want.flatten()[worst])
-    place = f"[{','.join(map(str, index))}]"
-    return (
-        f"is wrong at {count} of {want.numel()} places, worst at {place}: {have:.9g} instead of {wish:.9g} "
-        f"(allowed: {float(bound.flatten()[worst]):.2g} off)"
-    )
+    count, worst, most = 0, 0, -1.0
+    got, want = got.reshape(-1), want.reshape(-1)
+    for start in range(0, want.numel(), _CHUNK):
+        have, wish = got[start : start + _CHUNK].double(), want[start : start + _CHUNK].double()
+        excess = (have - wish).abs_().sub_(wish.abs().mul_(tolerance.relative).add_(tolerance.absolute))
+        if bool((excess <= 0.0).all()):
+            continue
+        # Infinities that agree leave NaN in the difference; a NaN that the reference lacks is worse than any number.
+        good = (excess <= 0.0) | (have == wish) | (have.isnan() & wish.isnan())
+        excess = torch.where(good, -1.0, excess.nan_to_num(torch.inf, torch.inf))
+        count += int((~good).sum())
+        top = int(excess.argmax())
+        if float(excess[top]) > most:
+            worst, most = start + top, float(excess[top])
+    return count, worst

@@ -1,0 +1,1 @@
+"""Ways to time a callable: one file per device."""
