@@ -1,0 +1,11 @@
+"""Every configuration, the default first, in the order of the dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from perfsuite.kernel import Config, Space
+
+
+def exhaustive(space: Space, seed: int) -> Generator[Config, float, None]:
+    yield from space

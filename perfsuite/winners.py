@@ -1,0 +1,78 @@
+"""The winner as a query: from the trials of the races to a table, the same for the same trials wherever it is asked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from perfsuite.machine import Machine
+from perfsuite.op import Workload
+from perfsuite.policy import Policy
+from perfsuite.race import close, verdict
+from perfsuite.stats import Verdict
+from perfsuite.table import Entry, Table
+from perfsuite.trial import Trial
+
+
+def decide(machine: Machine, trials: Iterable[Trial], digests: Mapping[str, str], defaults: frozenset[str]) -> Table:
+    """The table of the newest complete race of each workload and policy.
+
+    A race in which any kernel's code is not today's (`digests`) is stale and not used. `defaults` are the baselines.
+    """
+    races: dict[tuple[Workload, Policy], dict[str, list[Trial]]] = defaultdict(lambda: defaultdict(list))
+    for trial in trials:
+        if trial.stage == "race" and trial.machine == machine and trial.measurement is not None:
+            races[trial.workload, trial.policy][trial.race].append(trial)
+    entries = []
+    for _, by_id in sorted(races.items(), key=lambda item: (str(item[0][0]), str(item[0][1]))):
+        fresh = [run for run in by_id.values() if all(digests.get(t.kernel) == t.digest for t in run)]
+        if fresh:
+            newest = max(fresh, key=lambda run: (max(t.created for t in run), run[0].race))
+            entries.append(_entry(newest, defaults))
+    return Table(machine, tuple(entries))
+
+
+def _entry(race: Sequence[Trial], defaults: frozenset[str]) -> Entry:
+    """The winner: the first, in the order of preference, of those that the race cannot tell from the fastest.
+
+    The default comes first, then fewer config values, then names: a tuned kernel replaces the default only if FASTER.
+    """
+    ordered = sorted(race, key=lambda t: (t.kernel not in defaults, len(t.config.values), t.kernel, str(t.config)))
+    # Who stayed in the race longest was never SLOWER; the fastest is sought among them.
+    longest = max(len(_samples(t)) for t in ordered)
+    fastest = min((t for t in ordered if len(_samples(t)) == longest), key=lambda t: t.seconds)
+    baseline = next((t for t in ordered if t.kernel in defaults), None)
+    tied = [t for t in ordered if t is fastest or _tied(t, fastest)]
+    winner = tied[0]
+    if baseline is not None and winner is not baseline and _against(winner, baseline) is not Verdict.FASTER:
+        winner = baseline
+    return Entry(
+        winner.workload,
+        winner.policy,
+        winner.kernel,
+        winner.config,
+        winner.digest,
+        winner.seconds,
+        _verdict(winner, baseline),
+        tuple((t.kernel, t.config) for t in tied if t is not winner),
+        tuple(t.id for t in ordered),
+    )
+
+
+def _samples(trial: Trial) -> tuple[float, ...]:
+    return trial.measurement.samples if trial.measurement else ()
+
+
+def _against(trial: Trial, other: Trial) -> Verdict:
+    return verdict(_samples(trial), _samples(other))
+
+
+def _verdict(winner: Trial, baseline: Trial | None) -> Verdict:
+    if baseline is None or winner is baseline:
+        return Verdict.DEFAULT
+    return _against(winner, baseline)
+
+
+def _tied(trial: Trial, fastest: Trial) -> bool:
+    said = _against(trial, fastest)
+    return said is Verdict.TIE or (said is Verdict.UNDECIDED and close(_samples(trial), _samples(fastest)))
