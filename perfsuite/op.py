@@ -321,6 +321,10 @@ class Op:
                     raise ValueError(
                         f"{self.name}: {operand.name} has {axis}={length}, but {axis}={sizes[axis]} elsewhere"
                     )
+        for axis, follows in self.derived:
+            length = sizes.pop(axis, None)
+            if length is not None and length != follows(sizes):
+                raise ValueError(f"{self.name}: {axis}={length}, but {axis}={follows(sizes)} follows from the other axes")
         leading = next((t for o, t in zip(self.inputs, inputs) if o.dtype is None), inputs[0])
         short = next((name for name in ITEMSIZE if torch_dtype(name) == leading.dtype), None)
         if short is None:
