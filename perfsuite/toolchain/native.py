@@ -22,6 +22,7 @@ _FMA = ("-mavx2", "-mfma", "-mf16c")
 ISA_FLAGS: dict[str, tuple[str, ...]] = {
     "avx2": (*_FMA, "-DCPU_CAPABILITY=AVX2", "-DCPU_CAPABILITY_AVX2"),
     "avx512": (*_FMA, *_AVX512, "-DCPU_CAPABILITY=AVX512", "-DCPU_CAPABILITY_AVX512"),
+    "avx512_bf16": (*_FMA, *_AVX512, "-mavx512bf16", "-DCPU_CAPABILITY=AVX512", "-DCPU_CAPABILITY_AVX512"),
     "amx": (
         *_FMA,
         *_AVX512,
