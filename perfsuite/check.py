@@ -20,12 +20,12 @@ def wrong(op: Op, workload: Workload, answer: Sequence[torch.Tensor], expected: 
         return f"returned {len(answer)} tensors, {op.name} has {len(op.outputs)} outputs"
     import torch
 
-    tolerance = op.tolerance(workload)
     for operand, got, want in zip(op.outputs, answer, expected):
         if tuple(got.shape) != op.shape(operand, workload):
             return f"{operand.name} has shape {tuple(got.shape)}, expected {op.shape(operand, workload)}"
         if got.dtype != torch_dtype(op.dtype(operand, workload)):
             return f"{operand.name} has dtype {got.dtype}, expected {op.dtype(operand, workload)}"
+        tolerance = _with_peak(op.tolerance(workload), want)
         bad, worst = _differing(got, want, tolerance)
         if bad:
             place = ",".join(str(int(i)) for i in torch.unravel_index(torch.tensor(worst), want.shape))
@@ -36,6 +36,16 @@ def wrong(op: Op, workload: Workload, answer: Sequence[torch.Tensor], expected: 
                 f"{have:.9g} instead of {wish:.9g} (allowed: {allowed:.2g} off)"
             )
     return None
+
+
+def _with_peak(tolerance: Tolerance, want: torch.Tensor) -> Tolerance:
+    """The tolerance of one output, its share of the largest finite value made absolute."""
+    import torch
+
+    if not tolerance.of_peak or not want.numel():
+        return tolerance
+    peak = float(torch.nan_to_num(want, 0.0, 0.0, 0.0).abs().max())
+    return Tolerance(tolerance.relative, tolerance.absolute + tolerance.of_peak * peak)
 
 
 # Places compared at a time: the float64 temporaries stay in the L2 cache, which is 4x faster on 32 M places.
