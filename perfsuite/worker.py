@@ -5,6 +5,7 @@ The parent's end is `Worker`; `python -m perfsuite.worker` is the child, which `
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -13,10 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+import platformdirs
 
 from perfsuite.kernel import Config, Kernel
 from perfsuite.op import Workload
@@ -73,6 +76,7 @@ class Worker:
     cache_bytes: int = 64 << 20
     _child: subprocess.Popen[bytes] | None = None
     _errors: IO[bytes] | None = None
+    _read: bytes = b""
 
     def build(self, candidate: Candidate) -> Attempt | None:
         """Build, to fill the compilers' caches; None when it went well."""
@@ -122,7 +126,7 @@ class Worker:
         """The child's answer; each line that only names a stage starts that stage's clock."""
         deadline = time.monotonic() + self.limits[stage]
         while True:
-            line = _line(child, deadline)
+            line = self._line(child, deadline)
             if line is None:
                 self.close()
                 limit = self.limits[stage]
@@ -135,6 +139,21 @@ class Worker:
                 return message
             stage = message["stage"]
             deadline = time.monotonic() + self.limits[stage]
+
+    def _line(self, child: subprocess.Popen[bytes], deadline: float) -> bytes | None:
+        """One line of the child's output; None after the deadline, empty when the child has ended."""
+        assert child.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._read:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    return None
+                more = os.read(child.stdout.fileno(), 1 << 20)
+                if not more:
+                    return b""
+                self._read += more
+        line, _, self._read = self._read.partition(b"\n")
+        return line
 
     def _crash(self, stage: str) -> Failure:
         assert self._child is not None and self._errors is not None
@@ -149,6 +168,7 @@ class Worker:
         if self._child is not None and self._child.poll() is None:
             return self._child
         self.close()
+        self._read = b""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, close() closes it
         command = [sys.executable, "-m", "perfsuite.bench", ",".join(map(str, self.cores)), str(self.threads)]
         self._child = subprocess.Popen(
@@ -177,19 +197,21 @@ def _environment(threads: int) -> dict[str, str]:
     }
 
 
-def _line(child: subprocess.Popen[bytes], deadline: float) -> bytes | None:
-    """One line of the child's output; None after the deadline, empty when the child has ended."""
-    assert child.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
-            return None
-    return child.stdout.readline()
-
-
 def _attempt(answer: Mapping[str, Any]) -> Attempt:
     return Attempt(outcome_from_json(answer["outcome"]), float(answer.get("build_seconds", 0.0)))
 
 
 def _failed(outcome: Mapping[str, Any]) -> Failure:
     return Failure(FailureKind(outcome["kind"]), outcome["reason"])
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Hold this machine's lock on measuring: two processes that tune at once take turns, undisturbed."""
+    import fcntl
+
+    path = Path(platformdirs.user_cache_dir("perfsuite", appauthor=False)) / "measuring.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,93 @@
+"""What one tuning will do: which workloads, how hard, under which policy, within which budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from perfsuite import search
+from perfsuite.kernel import Kernel
+from perfsuite.machine import Machine
+from perfsuite.op import Workload
+from perfsuite.policy import Policy
+from perfsuite.registry import Job, Registry
+from perfsuite.trial import Trial
+
+PROBES = "probes"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to spend: trials per kernel and workload, seconds of timing per trial, rounds of a race."""
+
+    trials: int
+    seconds: float
+    rounds: int
+
+
+EFFORTS = {
+    "quick": Effort(trials=5, seconds=0.04, rounds=24),
+    "default": Effort(trials=24, seconds=0.1, rounds=60),
+    "full": Effort(trials=1_000_000, seconds=0.2, rounds=120),
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A kernel that cannot run a workload here, and its reason."""
+
+    workload: Workload
+    kernel: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`budget` is in seconds for everything, or None to let the effort alone decide."""
+
+    machine: Machine
+    registry: Registry
+    jobs: tuple[Job, ...]
+    policy: Policy
+    effort: Effort
+    strategy: str = search.DEFAULT
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.policy.threads > self.machine.cores:
+            raise ValueError(f"--threads {self.policy.threads}: this process may use {self.machine.cores} cores")
+        if self.strategy not in search.STRATEGIES:
+            raise ValueError(f"--strategy {self.strategy!r} is none of {', '.join(search.STRATEGIES)}")
+
+    def sifted(self) -> tuple[tuple[Job, ...], tuple[Refusal, ...]]:
+        """The jobs with the kernels that can run them, and the refusals of the others."""
+        jobs, refusals = [], []
+        for job in self.jobs:
+            fit: list[Kernel] = []
+            for kernel in job.kernels:
+                reason = refused(kernel, job.workload, self.machine)
+                if reason is None:
+                    fit.append(kernel)
+                else:
+                    refusals.append(Refusal(job.workload, str(kernel), reason))
+            if fit:
+                jobs.append(Job(job.workload, tuple(fit)))
+        return tuple(jobs), tuple(refusals)
+
+    def with_ceilings(self, known: Sequence[Trial]) -> Plan:
+        """The plan with the probes in front where this machine's ceilings are not known yet under this policy."""
+        probed = {t.workload for t in known if t.measurement is not None}
+        jobs = self.registry.select([PROBES]) if PROBES in self.registry.families else ()
+        missing = tuple(job for job in jobs if job.workload not in probed)
+        chosen = {job.workload for job in missing}
+        return replace(self, jobs=(*missing, *(job for job in self.jobs if job.workload not in chosen)))
+
+
+def refused(kernel: Kernel, workload: Workload, machine: Machine) -> str | None:
+    """Why the kernel cannot run the workload here, or None."""
+    try:
+        return kernel.supports(workload, machine) or (
+            None if len(kernel.space(workload, machine)) else "an empty space"
+        )
+    except Exception as wrong:  # a foreign kernel's code may raise anything
+        return f"it cannot say what it supports: {type(wrong).__name__}: {wrong}"
