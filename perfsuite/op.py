@@ -190,9 +190,10 @@ class Op:
     returns a tensor or a tuple in the order of `outputs`. `attributes` are constants of the op (eps); `parameters`
     name the sizes of a workload that are no axis of an operand (stride). `derived` gives axes that follow from others
     (the output height of a convolution). `flops(sizes)` counts useful operations, a multiply-add as two. The least
-    bytes follow from the operands. `samples(workload, generator)` replaces the default random inputs where an op needs
-    related ones. `edge_cases(dtype)` yields (description, inputs) that every kernel must get right. A backward pass is
-    an op of its own, named by `backward`; `saves` are the operands of the forward that it needs.
+    bytes follow from the operands; `passes(sizes)` says how often a probe goes over them in one call.
+    `samples(workload, generator)` replaces the default random inputs where an op needs related ones.
+    `edge_cases(dtype)` yields (description, inputs) that every kernel must get right. A backward pass is an op of its
+    own, named by `backward`; `saves` are the operands of the forward that it needs.
     """
 
     name: str
@@ -209,6 +210,7 @@ class Op:
     edge_cases: Callable[[str], Iterable[tuple[str, tuple[torch.Tensor, ...]]]] | None = None
     backward: str | None = None
     saves: tuple[str, ...] = ()
+    passes: Callable[[Sizes], int] | None = None
     family: str = ""
 
     def __str__(self) -> str:
@@ -258,6 +260,10 @@ class Op:
             elements = _numel(self.shape(operand, workload))
             total += elements * ITEMSIZE[self.dtype(operand, workload)]
         return total
+
+    def traffic(self, workload: Workload) -> int:
+        """Bytes read and written in one call: the least bytes, as often as the op goes over its operands."""
+        return self.least_bytes(workload) * (1 if self.passes is None else self.passes(self.sizes(workload)))
 
     def operations(self, workload: Workload) -> float:
         return self.flops(self.sizes(workload))
@@ -324,7 +330,9 @@ class Op:
         for axis, follows in self.derived:
             length = sizes.pop(axis, None)
             if length is not None and length != follows(sizes):
-                raise ValueError(f"{self.name}: {axis}={length}, but {axis}={follows(sizes)} follows from the other axes")
+                raise ValueError(
+                    f"{self.name}: {axis}={length}, but {axis}={follows(sizes)} follows from the other axes"
+                )
         leading = next((t for o, t in zip(self.inputs, inputs) if o.dtype is None), inputs[0])
         short = next((name for name in ITEMSIZE if torch_dtype(name) == leading.dtype), None)
         if short is None:

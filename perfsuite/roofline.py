@@ -51,8 +51,8 @@ class Ceiling:
     @classmethod
     def of(cls, trial: Trial, op: Op) -> Ceiling:
         workload = trial.workload
-        size, work = op.least_bytes(workload), op.operations(workload)
-        kind = BANDWIDTH if work < size else COMPUTE
+        moved, work = op.traffic(workload), op.operations(workload)
+        kind = BANDWIDTH if work < moved else COMPUTE
         return cls(
             op=op.name,
             kernel=trial.kernel,
@@ -60,10 +60,10 @@ class Ceiling:
             dtype=arithmetic(op, workload),
             isa=str(dict(trial.config.values).get("isa", "")),
             threads=trial.policy.threads,
-            footprint=size,
+            footprint=op.least_bytes(workload),
             written=_written(op, workload),
             seconds=trial.seconds,
-            value=(size if kind == BANDWIDTH else work) / trial.seconds,
+            value=(moved if kind == BANDWIDTH else work) / trial.seconds,
             kind=kind,
         )
 
