@@ -144,9 +144,9 @@ class Kernel:
 
     `build(op, workload, config)` gives the callable; it may compile, and raises on failure. `space(workload, machine)`
     gives what can be tuned. `supports(workload, machine)` gives None, or the reason why the kernel cannot run there.
-    `sources` are further files (beside the kernel's own) whose text is part of its code. `device` is `cpu` or `cuda`.
-    `default` marks the kernel that a user without perfsuite would call (eager): the baseline of every speed-up. The
-    registry fills in `family`, `name` (folder and file) and `digest` (of the code).
+    `sources` are further files (beside the kernel's own) whose text is part of its code. `device` is `cpu`,
+    `cuda` or `any`. `default` marks the kernel that a user without perfsuite would call (eager): the baseline of every
+    speed-up. The registry fills in `family`, `name` (folder and file) and `digest` (of the code).
     """
 
     ops: tuple[str, ...]

@@ -18,17 +18,18 @@ PROBES = "probes"
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to spend: trials per kernel and workload, seconds of timing per trial, rounds of a race."""
+    """How much to spend: trials per kernel and workload, seconds of timing per trial, rounds and seconds of a race."""
 
     trials: int
     seconds: float
     rounds: int
+    race_seconds: float
 
 
 EFFORTS = {
-    "quick": Effort(trials=5, seconds=0.04, rounds=24),
-    "default": Effort(trials=24, seconds=0.1, rounds=60),
-    "full": Effort(trials=1_000_000, seconds=0.2, rounds=120),
+    "quick": Effort(trials=5, seconds=0.04, rounds=24, race_seconds=1.0),
+    "default": Effort(trials=24, seconds=0.1, rounds=60, race_seconds=4.0),
+    "full": Effort(trials=1_000_000, seconds=0.2, rounds=120, race_seconds=15.0),
 }
 
 
@@ -65,7 +66,7 @@ class Plan:
         for job in self.jobs:
             fit: list[Kernel] = []
             for kernel in job.kernels:
-                reason = refused(kernel, job.workload, self.machine)
+                reason = elsewhere(kernel, self.policy) or refused(kernel, job.workload, self.machine)
                 if reason is None:
                     fit.append(kernel)
                 else:
@@ -81,6 +82,13 @@ class Plan:
         missing = tuple(job for job in jobs if job.workload not in probed)
         chosen = {job.workload for job in missing}
         return replace(self, jobs=(*missing, *(job for job in self.jobs if job.workload not in chosen)))
+
+
+def elsewhere(kernel: Kernel, policy: Policy) -> str | None:
+    """Why the kernel cannot run where the policy's tensors are, or None."""
+    if kernel.device in ("any", policy.device):
+        return None
+    return f"runs on {kernel.device}, this policy measures {policy.device}"
 
 
 def refused(kernel: Kernel, workload: Workload, machine: Machine) -> str | None:

@@ -9,20 +9,28 @@ from typing import Any
 CACHES = ("warm", "cold")
 OUTPUTS = ("reused", "fresh")
 LAUNCHES = ("eager", "graph")
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
 class Policy:
     """`cache` warm (same buffers every call) or cold (buffers rotated beyond the last-level cache); `output` reused or
-    fresh (allocated in every call); `threads` of the timed kernel; `launch` eager or from a graph (GPU)."""
+    fresh (allocated in every call); `threads` of the timed kernel; `launch` eager or from a graph (GPU); `device` where
+    the tensors are."""
 
     cache: str = "warm"
     output: str = "reused"
     threads: int = 1
     launch: str = "eager"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for value, known in ((self.cache, CACHES), (self.output, OUTPUTS), (self.launch, LAUNCHES)):
+        for value, known in (
+            (self.cache, CACHES),
+            (self.output, OUTPUTS),
+            (self.launch, LAUNCHES),
+            (self.device, DEVICES),
+        ):
             if value not in known:
                 raise ValueError(f"policy: {value!r} is none of {', '.join(known)}")
         if self.threads < 1:
@@ -30,7 +38,8 @@ class Policy:
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.cache} cache, {self.output} output, {threads}" + (", graph" if self.launch == "graph" else "")
+        where = "" if self.device == "cpu" else f", {self.device}"
+        return f"{self.cache} cache, {self.output} output, {threads}{where}" + ", graph" * (self.launch == "graph")
 
     @classmethod
     def parse(cls, text: str, threads: int = 1) -> Policy:
@@ -39,7 +48,9 @@ class Policy:
         for word in filter(None, (w.strip() for w in text.split(","))):
             field = next((f for f, known in _CHOICES.items() if word in known), None)
             if field is None:
-                raise ValueError(f"policy {text!r}: {word!r} is none of {', '.join(CACHES + OUTPUTS + LAUNCHES)}")
+                raise ValueError(
+                    f"policy {text!r}: {word!r} is none of {', '.join(CACHES + OUTPUTS + LAUNCHES + DEVICES)}"
+                )
             chosen[field] = word
         return cls(threads=threads, **chosen)
 
@@ -51,4 +62,4 @@ class Policy:
         return cls(**data)
 
 
-_CHOICES = {"cache": CACHES, "output": OUTPUTS, "launch": LAUNCHES}
+_CHOICES = {"cache": CACHES, "output": OUTPUTS, "launch": LAUNCHES, "device": DEVICES}

@@ -9,29 +9,35 @@ from collections.abc import Generator, Sequence
 from perfsuite.stats import Verdict, compare
 
 # Rounds asked for at a time, and the fewest before a verdict counts.
-BLOCK, FEWEST = 6, 12
+BLOCK, FEWEST = 4, 8
+# An entrant whose every sample of the first block is this much above all of the leader's needs no test.
+_FAR = 1.25
 
 Samples = list[list[float]]
 
 
 def race(
     entrants: int, rounds: int, margin: float = 0.01, error: float = 0.01
-) -> Generator[list[int], Samples, Samples]:
-    """Yields the entrants still in the race, is sent one list of BLOCK samples for each, returns all samples.
+) -> Generator[list[int], tuple[Samples, bool], Samples]:
+    """Yields the entrants still in the race, is sent BLOCK samples of each and whether time is up, returns all samples.
 
     An entrant that is SLOWER than the leader drops out, with `error` shared among the entrants; it keeps its samples.
-    The race ends when all that are left tie with the leader, or after `rounds`.
+    So does one that is far behind in the first block. The race ends when all that are left tie with the leader, after `rounds`, or when time is up
+    and every entrant has FEWEST samples.
     """
     samples: Samples = [[] for _ in range(entrants)]
     active = list(range(entrants))
     each = error / max(1, entrants - 1)
     while len(samples[active[0]]) < rounds:
-        block = yield list(active)
+        block, late = yield list(active)
         for entrant, new in zip(active, block):
             samples[entrant] += new
-        if len(samples[active[0]]) < FEWEST:
-            continue
         leader = min(active, key=lambda e: statistics.median(samples[e]))
+        active = [e for e in active if e == leader or min(samples[e]) <= _FAR * max(samples[leader])]
+        if len(samples[leader]) < FEWEST and len(active) > 1:
+            continue
+        if late:
+            break
         verdicts = {e: compare(samples[e], samples[leader], margin, each) for e in active if e != leader}
         active = [e for e in active if verdicts.get(e) != Verdict.SLOWER]
         if all(verdicts.get(e, Verdict.TIE) == Verdict.TIE for e in active):
@@ -40,9 +46,9 @@ def race(
 
 
 def verdict(times: Sequence[float], against: Sequence[float], margin: float = 0.01, error: float = 0.01) -> Verdict:
-    """Verdict on the rounds that both took part in; UNDECIDED when those are too few."""
+    """Verdict on the rounds that both took part in."""
     both = min(len(times), len(against))
-    return compare(times[:both], against[:both], margin, error) if both >= FEWEST else Verdict.UNDECIDED
+    return compare(times[:both], against[:both], margin, error)
 
 
 def close(times: Sequence[float], against: Sequence[float], margin: float = 0.01) -> bool:

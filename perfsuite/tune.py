@@ -291,7 +291,8 @@ def _ready(queue: deque[_Search]) -> _Search:
 
 
 def run_race(bench: Worker, candidates: Sequence[Candidate], plan: Plan) -> race.Samples:
-    """Drive a race on a worker."""
+    """Drive a race on a worker, for the effort's rounds or seconds, whichever is used up first."""
+    deadline = time.monotonic() + plan.effort.race_seconds
     steps = race.race(len(candidates), plan.effort.rounds)
     active = next(steps)
     seed = 0
@@ -299,7 +300,7 @@ def run_race(bench: Worker, candidates: Sequence[Candidate], plan: Plan) -> race
         seed += 1
         block = bench.race([candidates[at] for at in active], plan.policy, BLOCK, seed)
         try:
-            active = steps.send(block)
+            active = steps.send((block, time.monotonic() > deadline))
         except StopIteration as end:
             samples: race.Samples = end.value
             return samples

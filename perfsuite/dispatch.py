@@ -1,0 +1,212 @@
+"""The fastest kernel at run time: `fastest(op)` looks a call's shapes up in the table of winners.
+
+Imports no database, no search and no timer. After the first call with given shapes a call costs one dictionary look-up.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from perfsuite import detect, places, registry
+from perfsuite.kernel import Config, Kernel, Run
+from perfsuite.op import Op, Workload
+from perfsuite.table import Entry, Table
+
+MISSES = ("default", "nearest", "error")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Everything about one combination of shapes, decided once."""
+
+    run: Run
+    shapes: tuple[tuple[int, ...], ...] | None
+    allocate: Callable[[], list[torch.Tensor]]
+    out_shapes: tuple[tuple[int, ...], ...]
+
+    def __call__(self, inputs: Sequence[torch.Tensor], out: Sequence[torch.Tensor] | None) -> list[torch.Tensor]:
+        if self.shapes is not None:
+            inputs = [t.view(shape) for t, shape in zip(inputs, self.shapes)]
+        if out is not None:
+            return self._into(inputs, out)
+        answer = self.run(inputs, self.allocate())
+        if self.shapes is None:
+            return list(answer)
+        return [t.view(shape) for t, shape in zip(answer, self.out_shapes)]
+
+    def _into(self, inputs: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        flat = self.allocate() if not all(t.is_contiguous() for t in out) else None
+        targets = flat or [t.view(like.shape) for t, like in zip(out, self.allocate())]
+        answer = self.run(inputs, targets)
+        for given, target, got in zip(out, targets, answer):
+            if flat is not None or got.data_ptr() != target.data_ptr():
+                given.copy_(got.view(given.shape))
+        return list(out)
+
+
+class Dispatcher:
+    """The fastest known kernel of one op, callable with tensors; see `fastest`."""
+
+    def __init__(self, op: Op, kernels: Sequence[Kernel], entries: Sequence[Entry], miss: str) -> None:
+        self.op = op
+        self._kernels = {str(kernel): kernel for kernel in kernels}
+        self._entries = [e for e in entries if e.workload.op == op.name and self._fresh(e)]
+        self._miss = miss
+        self._calls: dict[object, _Call] = {}
+
+    def __call__(
+        self, *inputs: torch.Tensor, out: torch.Tensor | Sequence[torch.Tensor] | None = None, **parameters: int
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """The op's output(s); leading dimensions beyond the op's axes are folded into its first axis.
+
+        Raises ValueError for tensors that do not fit the op, RuntimeError where gradients would be lost, LookupError
+        under the miss policy `error`.
+        """
+        key = (torch.get_num_threads(), *((t.shape, t.dtype, t.stride()) for t in inputs), *parameters.items())
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = self._decided(inputs, parameters)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+            raise RuntimeError(
+                f"{self.op.name}: perfsuite's kernels are not differentiated; call it under torch.no_grad(), or use "
+                "torch's own function where gradients are needed"
+            )
+        targets = [out] if isinstance(out, torch.Tensor) else out
+        if targets is not None:
+            self._check_out(targets, call)
+        answer = call(inputs, targets)
+        return answer[0] if len(answer) == 1 else tuple(answer)
+
+    def choice(self, workload: Workload, threads: int = 1, device: str = "cpu") -> tuple[Kernel, Config]:
+        """The kernel and config that a call with this workload gets."""
+        entries = [e for e in self._entries if e.policy.threads == threads and e.policy.device == device]
+        exact = [e for e in entries if e.workload == workload]
+        if exact:
+            return self._chosen(exact[0])
+        if self._miss == "error":
+            raise LookupError(
+                f"nothing is known for {workload} with {threads} threads on this machine: run "
+                f"`perfsuite tune '{workload}' --threads {threads}`, or choose the miss policy default or nearest"
+            )
+        if self._miss == "nearest":
+            for entry in sorted(entries, key=lambda e: (_distance(e.workload, workload), str(e.workload))):
+                if entry.workload.dtype == workload.dtype and self._usable(entry, workload):
+                    return self._chosen(entry)
+        return self._default(workload)
+
+    def _chosen(self, entry: Entry) -> tuple[Kernel, Config]:
+        return self._kernels[entry.kernel], entry.config
+
+    def _default(self, workload: Workload) -> tuple[Kernel, Config]:
+        for kernel in self._kernels.values():
+            if kernel.default and kernel.supports(workload, detect.machine()) is None:
+                return kernel, kernel.space(workload, detect.machine()).configs[0]
+        raise LookupError(f"no default kernel runs {workload} here; `perfsuite list {self.op.name}` shows the reasons")
+
+    def _fresh(self, entry: Entry) -> bool:
+        kernel = self._kernels.get(entry.kernel)
+        return kernel is not None and kernel.digest == entry.digest
+
+    def _usable(self, entry: Entry, workload: Workload) -> bool:
+        """Whether the entry's kernel runs another workload with its config."""
+        kernel, machine = self._kernels[entry.kernel], detect.machine()
+        return kernel.supports(workload, machine) is None and entry.config in kernel.space(workload, machine)
+
+    def _decided(self, inputs: Sequence[torch.Tensor], parameters: dict[str, int]) -> _Call:
+        folded = _folded(self.op, inputs)
+        workload = self.op.bind(folded, parameters)
+        for operand, tensor in zip(self.op.inputs, folded):
+            if not _laid_out(tensor, operand.layout):
+                how = ".contiguous()" if operand.layout == "contiguous" else ".contiguous(memory_format=channels_last)"
+                raise ValueError(f"{self.op.name}: {operand.name} is not {operand.layout}; pass {operand.name}{how}")
+        device = inputs[0].device.type
+        kernel, config = self.choice(workload, torch.get_num_threads(), device)
+        run = kernel.build(self.op, workload, config)
+        shapes = None if all(t is f for t, f in zip(inputs, folded)) else tuple(tuple(t.shape) for t in folded)
+        made = [tuple(self.op.shape(operand, workload)) for operand in self.op.outputs]
+        lead = inputs[0].shape[: inputs[0].dim() - folded[0].dim() + 1]
+        out_shapes = tuple((*lead, *shape[1:]) if shapes else shape for shape in made)
+        return _Call(run, shapes, _allocator(self.op, workload, inputs[0].device), out_shapes)
+
+    def _check_out(self, out: Sequence[torch.Tensor], call: _Call) -> None:
+        shapes = [tuple(t.shape) for t in out]
+        if shapes != list(call.out_shapes):
+            raise ValueError(f"{self.op.name}: out has shape {shapes}, expected {list(call.out_shapes)}")
+
+
+def fastest(op: str, *, miss: str = "default", table: Path | Table | None = None) -> Dispatcher:
+    """The tuned kernel of an op, to be called with its tensors: `fastest("softmax")(x)`.
+
+    For shapes that nobody tuned on this machine, `miss` decides: `default` calls the eager kernel, `nearest` the winner
+    of the nearest tuned shape that can run it, `error` raises LookupError. `table` defaults to this machine's own, as
+    `perfsuite tune` left it.
+    """
+    if miss not in MISSES:
+        raise ValueError(f"miss={miss!r} is none of {', '.join(MISSES)}")
+    if isinstance(table, Table):
+        return _dispatcher(op, miss, table)
+    return _cached(op, miss, table or places.table_path(detect.machine()))
+
+
+@functools.cache
+def _cached(op: str, miss: str, path: Path) -> Dispatcher:
+    return _dispatcher(op, miss, Table.load(path) if path.exists() else Table(detect.machine(), ()))
+
+
+def _dispatcher(op: str, miss: str, table: Table) -> Dispatcher:
+    known = registry.discover()
+    if op not in known.ops:
+        raise ValueError(f"{op!r} is not an op; there are {', '.join(sorted(known.ops))}")
+    return Dispatcher(known.ops[op], known.kernels_for(op), _valid(table), miss)
+
+
+def _valid(table: Table) -> Sequence[Entry]:
+    """The table's entries, if it was made on this hardware with this software."""
+    here = detect.machine()
+    if table.machine.id != here.id or table.machine.environment_id != here.environment_id:
+        what = "other hardware" if table.machine.id != here.id else "other software versions"
+        warnings.warn(f"the table of winners was made with {what} and is not used: run `perfsuite tune`", stacklevel=4)
+        return ()
+    # Warm caches and reused outputs first: the order in which `choice` takes the first that fits.
+    return sorted(table.entries, key=lambda e: (e.policy.cache != "warm", e.policy.output != "reused"))
+
+
+def _folded(op: Op, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Inputs of an op over rows with their leading dimensions folded into one; others as they are."""
+    if len(inputs) != len(op.inputs) or op.inputs[0].axes[0] != "rows":
+        return list(inputs)
+    folded = []
+    for operand, tensor in zip(op.inputs, inputs):
+        wrong = operand.axes[0] == "rows" and tensor.dim() != len(operand.axes)
+        if wrong and not tensor.is_contiguous():
+            raise ValueError(f"{op.name}: {operand.name} is not contiguous; pass {operand.name}.contiguous()")
+        folded.append(tensor.view(-1, tensor.shape[-1] if tensor.dim() else 1) if wrong else tensor)
+    return folded
+
+
+def _laid_out(tensor: torch.Tensor, layout: str) -> bool:
+    form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    return tensor.is_contiguous(memory_format=form)
+
+
+def _allocator(op: Op, workload: Workload, device: torch.device) -> Callable[[], list[torch.Tensor]]:
+    # Tensors without storage of their own: they only remember shape, dtype and strides.
+    likes = [t.to("meta") for t in op.make_outputs(workload)]
+
+    def allocate() -> list[torch.Tensor]:
+        return [torch.empty_like(t, device=device) for t in likes]
+
+    return allocate
+
+
+def _distance(one: Workload, other: Workload) -> float:
+    """How far apart two workloads of an op are: the sum over the axes of the |log2| of the length's ratio."""
+    lengths = dict(other.sizes)
+    return sum(abs(math.log2((n + 1) / (lengths.get(axis, n) + 1))) for axis, n in one.sizes)
