@@ -22,7 +22,8 @@ def race(
     """Yields the entrants still in the race, is sent BLOCK samples of each and whether time is up, returns all samples.
 
     An entrant that is SLOWER than the leader drops out, with `error` shared among the entrants; it keeps its samples.
-    So does one that is far behind in the first block. The race ends when all that are left tie with the leader, after `rounds`, or when time is up
+    So does one that is far behind in the first block. The race ends when all that are left tie with the leader, after
+    `rounds`, or when time is up
     and every entrant has FEWEST samples.
     """
     samples: Samples = [[] for _ in range(entrants)]

@@ -9,7 +9,7 @@ import math
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +82,7 @@ class Finished:
 Event = Started | Tried | Raced | Finished
 
 
-def tune(plan: Plan, results: Results) -> Iterator[Event]:
+def tune(plan: Plan, results: Results) -> Generator[Event, None, None]:
     """Carry out the plan. Closing the generator (Ctrl-C) stops the workers; every trial made is stored already."""
     known = results.trials(plan.machine, policy=plan.policy)
     plan = plan.with_ceilings(known)

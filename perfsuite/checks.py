@@ -1,0 +1,120 @@
+"""What `perfsuite check` does: every kernel against its float64 reference, on test workloads and edge cases."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from perfsuite import check, detect, registry
+from perfsuite.kernel import Config, Kernel
+from perfsuite.op import Op, Workload
+from perfsuite.plan import refused
+
+if TYPE_CHECKING:
+    import torch
+
+Inputs = Sequence["torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of inputs: random ones of a workload, or an edge case described in words."""
+
+    workload: Workload
+    about: str
+    inputs: Inputs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one kernel and op: how many answers were compared, and the first wrong one or None."""
+
+    kernel: str
+    op: str
+    answers: int
+    reason: str | None
+    refused: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def cases(op: Op) -> Iterator[Case]:
+    """The op's test workloads with random inputs, and its edge cases in every dtype of these."""
+    tests = [workload for workload in op.workloads if workload.test]
+    for workload in tests:
+        yield Case(workload, "random inputs", op.make_inputs(workload, seed=1))
+    if op.edge_cases is not None:
+        for dtype in dict.fromkeys(workload.dtype for workload in tests):
+            for about, inputs in op.edge_cases(dtype):
+                yield Case(op.bind(inputs), about, inputs)
+
+
+def chosen_configs(kernel: Kernel, workload: Workload, count: int) -> tuple[Config, ...]:
+    """The default and some others of the kernel's space, the same ones every time."""
+    first, *others = kernel.space(workload, detect.machine())
+    return (first, *random.Random(str(workload)).sample(others, min(count - 1, len(others))))
+
+
+def answer(op: Op, case: Case, kernel: Kernel, config: Config) -> str | None:
+    """Why the kernel's answer to the case is wrong, or None; outputs are poisoned first."""
+    import torch
+
+    outputs = op.make_outputs(case.workload)
+    for output in outputs:
+        output.fill_(float("nan") if output.is_floating_point() else 77)
+    before = [tensor.clone() for tensor in case.inputs]
+    with torch.no_grad():
+        got = kernel.build(op, case.workload, config)(case.inputs, outputs)
+    for operand, tensor, was in zip(op.inputs, case.inputs, before):
+        if not torch.equal(tensor.nan_to_num(7.0), was.nan_to_num(7.0)):
+            return f"it changes its input {operand.name}"
+    return check.wrong(op, case.workload, got, op.expected(case.inputs, case.workload))
+
+
+def examine(op: Op, kernel: Kernel, configs: int) -> Finding:
+    """Check one kernel on every case of one op, stopping at the first wrong answer."""
+    machine, answers, reasons = detect.machine(), 0, []
+    for case in cases(op):
+        reason = refused(kernel, case.workload, machine)
+        if reason is not None:
+            reasons.append(reason)
+            continue
+        for config in chosen_configs(kernel, case.workload, configs):
+            try:
+                wrong = answer(op, case, kernel, config)
+            except Exception as failed:  # a foreign kernel's code may raise anything
+                wrong = f"{type(failed).__name__}: {failed}"
+            answers += 1
+            if wrong is not None:
+                return Finding(str(kernel), op.name, answers, f"{case.workload} {case.about}, {config}: {wrong}")
+    return Finding(str(kernel), op.name, answers, None, None if answers else next(iter(reasons), "no test workloads"))
+
+
+def run(pattern: str | None, configs: int, console: Console | None) -> Iterator[Finding]:
+    """Check the kernels that the pattern names, and print each finding where there is a console."""
+    known = registry.discover()
+    pairs = {
+        (job.workload.op, str(kernel)): (known.ops[job.workload.op], kernel)
+        for job in known.select([pattern] if pattern else [], tests=True)
+        for kernel in job.kernels
+    }
+    for op, kernel in pairs.values():
+        finding = examine(op, kernel, configs)
+        if console is not None:
+            console.print(_line(finding), highlight=False)
+        yield finding
+
+
+def _line(finding: Finding) -> Text:
+    name = f"{finding.op} {finding.kernel}"
+    if finding.refused:
+        return Text(f"- {name}: {finding.refused}", style="yellow")
+    if finding.reason:
+        return Text(f"✗ {name}: {finding.reason}", style="red")
+    return Text.assemble(("✓ ", "green"), f"{name}: {finding.answers} answers right")

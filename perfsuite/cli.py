@@ -1,0 +1,199 @@
+"""The command line: each command parses, calls one function and prints; nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="perfsuite finds the fastest kernel for your machine and proves it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Patterns = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PATTERN]...",
+        help="A family, an op, a kernel, a glob over these, or a workload such as 'softmax[rows=3000,cols=5000,f32]'.",
+    ),
+]
+Pattern = Annotated[str | None, typer.Argument(metavar="[PATTERN]", help="As for `tune`.")]
+Database = Annotated[
+    str | None, typer.Option("--db", metavar="URL", help="Database: a file or an SQLAlchemy URL. [$PERFSUITE_DB]")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def _console() -> Console:
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=1 if sys.stdout.isatty() else None))
+
+
+def _ends(message: object, code: int = 2) -> NoReturn:
+    print(f"perfsuite: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show the machine and the toolchain, what is missing, and the remedy."""
+    from perfsuite import doctor
+
+    diagnosis = doctor.examine()
+    if as_json:
+        _print_json(diagnosis.to_json())
+    else:
+        doctor.show(diagnosis, _console())
+
+
+@app.command("list")
+def list_(pattern: Pattern = None, as_json: Json = False) -> None:
+    """List families, ops, workloads and kernels, and what this machine can run."""
+    from perfsuite import catalogue
+
+    entries = catalogue.entries(pattern)
+    if as_json:
+        _print_json(catalogue.to_json(entries))
+    else:
+        catalogue.show(entries, _console())
+
+
+@app.command()
+def tune(
+    patterns: Patterns = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few trials per kernel.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Every configuration of every kernel.")] = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stop after about this long: 90s, 10m, 2h.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the timed kernels.")] = 1,
+    strategy: Annotated[str | None, typer.Option(metavar="NAME", help="local, random or exhaustive.")] = None,
+    policy: Annotated[
+        str, typer.Option(metavar="WORDS", help="How to time: warm|cold, reused|fresh, eager|graph.")
+    ] = "",
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Find the fastest kernel for every workload of the patterns; what is known is not measured again."""
+    from perfsuite import session
+
+    if quick and full:
+        raise ValueError("--quick and --full exclude each other")
+    effort = "quick" if quick else "full" if full else "default"
+    wish = session.Wish(tuple(patterns or ()), effort, budget, threads, strategy, policy, db)
+    summary = session.tune(wish, _console(), quiet=as_json)
+    if as_json:
+        _print_json(summary)
+
+
+@app.command()
+def report(
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write; by default the machine's own.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="The policy to report on, as given to `tune`.")] = 1,
+    policy: Annotated[str, typer.Option(metavar="WORDS", help="As given to `tune`.")] = "",
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Write index.html, report.md and pictures: rooflines, efficiency gaps, winners, failures."""
+    from perfsuite import session
+
+    path = session.report(out, policy, threads, db)
+    if as_json:
+        _print_json({"report": str(path)})
+    else:
+        print(path)
+
+
+@app.command()
+def best(pattern: Pattern = None, db: Database = None, as_json: Json = False) -> None:
+    """Show the winner of every workload, its speed-up and what ties with it."""
+    from perfsuite import session
+
+    entries = session.best(pattern, db)
+    if as_json:
+        _print_json([entry.to_json() for entry in entries])
+    else:
+        session.show_best(entries, _console())
+
+
+@app.command()
+def check(
+    pattern: Pattern = None,
+    configs: Annotated[int, typer.Option(min=1, help="Configurations of each kernel to check.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Check every kernel against its float64 reference on all test workloads and edge cases."""
+    from perfsuite import checks
+
+    findings = list(checks.run(pattern, configs, None if as_json else _console()))
+    if as_json:
+        _print_json([finding.to_json() for finding in findings])
+    if any(finding.reason for finding in findings):
+        raise SystemExit(1)
+
+
+@app.command()
+def compare(
+    patterns: Patterns = None,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    rounds: Annotated[int, typer.Option(min=8, help="Interleaved rounds.")] = 40,
+    policy: Annotated[str, typer.Option(metavar="WORDS", help="As given to `tune`.")] = "",
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Race every kernel's best config, with a plain copy of the same bytes, in one interleaved run."""
+    from perfsuite import compare
+
+    rows = compare.compare(tuple(patterns or ()), policy, threads, rounds, db)
+    if as_json:
+        _print_json([row.to_json() for row in rows])
+    else:
+        compare.show(rows, _console())
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The JSONL bundle to write.")],
+    db: Database = None,
+    machine: Annotated[bool, typer.Option("--here", help="Only this machine's trials of today's code.")] = False,
+) -> None:
+    """Write the trials of the database to a JSONL bundle."""
+    from perfsuite import session
+
+    print(f"{session.export(file, db, here=machine)} trials written to {file}")
+
+
+@app.command("import")
+def import_(file: Annotated[Path, typer.Argument(help="A bundle of `perfsuite export`.")], db: Database = None) -> None:
+    """Add the trials of a JSONL bundle; importing twice changes nothing."""
+    from perfsuite import session
+
+    new, known = session.import_(file, db)
+    print(f"{new} new trials, {known} were known")
+
+
+def main() -> None:
+    """The `perfsuite` command: exit code 2 and one line for a wrong request, 130 for Ctrl-C."""
+    try:
+        app()
+    except (ValueError, LookupError, OSError) as wrong:
+        _ends(wrong)
+    except KeyboardInterrupt:
+        _ends("stopped", 130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What `perfsuite compare` does: every kernel's best config side by side, with a plain copy of the same bytes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from perfsuite import detect, places, registry, units
+from perfsuite.machine import Machine
+from perfsuite.op import ITEMSIZE, Workload
+from perfsuite.plan import refused
+from perfsuite.policy import Policy
+from perfsuite.registry import Registry
+from perfsuite.results import Results
+from perfsuite.trial import Trial
+from perfsuite.worker import Candidate, Worker, WorkerDied, alone
+
+COPY = "copy"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel on one workload: median seconds, and the median ratio to copy and to eager over the rounds."""
+
+    workload: str
+    kernel: str
+    config: str
+    seconds: float
+    against_copy: float | None
+    against_eager: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(patterns: Sequence[str], words: str, threads: int, rounds: int, db: str | None) -> list[Row]:
+    """Race, per workload, the best known config of every kernel (its default where none is known) and a copy."""
+    machine, known = detect.machine(), registry.discover()
+    policy = Policy.parse(words, threads)
+    with Results.open(places.database_url(db)) as results:
+        trials = results.trials(machine, policy=policy, stage="search")
+    worker = Worker(detect.allowed_cores()[-threads:], threads)
+    rows: list[Row] = []
+    try:
+        for job in known.select(patterns):
+            candidates = list(_candidates(known, machine, job.workload, trials))
+            candidates += _copies(known, machine, job.workload)
+            rows += _raced(worker, candidates, policy, rounds)
+    finally:
+        worker.close()
+    return rows
+
+
+def _candidates(known: Registry, machine: Machine, workload: Workload, trials: Sequence[Trial]) -> Iterator[Candidate]:
+    for kernel in known.kernels_for(workload.op):
+        if refused(kernel, workload, machine) is None:
+            mine = [t for t in trials if t.workload == workload and t.kernel == str(kernel) and t.measurement]
+            fresh = [t for t in mine if t.digest == kernel.digest]
+            best = min(fresh, key=lambda t: t.seconds).config if fresh else kernel.space(workload, machine).configs[0]
+            yield Candidate(workload, kernel, best)
+
+
+def _copies(known: Registry, machine: Machine, workload: Workload) -> list[Candidate]:
+    """`y.copy_(x)` of as many bytes as the workload must move, half read and half written."""
+    if COPY not in known.ops:
+        return []
+    elements = known.ops[workload.op].least_bytes(workload) // 2 // ITEMSIZE["f32"]
+    plain = Workload(COPY, (("elements", elements),))
+    eager = next(k for k in known.kernels_for(COPY) if k.default)
+    return [Candidate(plain, eager, eager.space(plain, machine).configs[0])]
+
+
+def _raced(worker: Worker, candidates: Sequence[Candidate], policy: Policy, rounds: int) -> Iterator[Row]:
+    try:
+        with alone():
+            samples = worker.race(candidates, policy, rounds, seed=1)
+    except WorkerDied as died:
+        raise RuntimeError(f"{candidates[0].workload}: {died}") from died
+    copy = next((s for c, s in zip(candidates, samples) if c.workload.op == COPY), None)
+    eager = next((s for c, s in zip(candidates, samples) if c.kernel.default and c.workload.op != COPY), None)
+    workload = str(candidates[0].workload)
+    for candidate, times in sorted(zip(candidates, samples), key=lambda pair: statistics.median(pair[1])):
+        name = "plain copy" if candidate.workload.op == COPY else str(candidate.kernel)
+        yield Row(
+            workload, name, str(candidate.config), statistics.median(times), _ratio(times, copy), _ratio(times, eager)
+        )
+
+
+def _ratio(times: Sequence[float], against: Sequence[float] | None) -> float | None:
+    """Median over the rounds of times / against."""
+    return None if against is None else statistics.median(a / b for a, b in zip(times, against))
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    for workload in dict.fromkeys(row.workload for row in rows):
+        grid = Grid(title=workload.replace("[", "\\["), title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for column in ("kernel", "time", "x copy", "x eager", "config"):
+            grid.add_column(column, justify="right" if column.startswith(("time", "x ")) else "left", overflow="fold")
+        for row in (r for r in rows if r.workload == workload):
+            ratios = ("-" if r is None else f"{r:.2f}" for r in (row.against_copy, row.against_eager))
+            grid.add_row(row.kernel, units.seconds(row.seconds), *ratios, row.config)
+        console.print(grid, "")

@@ -1,0 +1,175 @@
+"""One command's worth of work for a user: open what is needed, do it, say what comes next."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from perfsuite import detect, doctor, places, registry, search, units
+from perfsuite.machine import Machine
+from perfsuite.plan import EFFORTS, Plan
+from perfsuite.policy import Policy
+from perfsuite.progress import progress
+from perfsuite.results import Results
+from perfsuite.table import Entry, Table
+from perfsuite.tune import Finished
+from perfsuite.tune import tune as tuned
+from perfsuite.winners import decide
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked `tune` for, word for word."""
+
+    patterns: tuple[str, ...] = ()
+    effort: str = "default"
+    budget: str | None = None
+    threads: int = 1
+    strategy: str | None = None
+    policy: str = ""
+    db: str | None = None
+
+    def plan(self, machine: Machine, known: registry.Registry) -> Plan:
+        budget = units.parse_duration(self.budget) if self.budget else None
+        policy = Policy.parse(self.policy, self.threads)
+        jobs = known.select(self.patterns)
+        return Plan(machine, known, jobs, policy, EFFORTS[self.effort], self.strategy or search.DEFAULT, budget)
+
+
+def tune(wish: Wish, console: Console, *, quiet: bool = False) -> dict[str, Any]:
+    """Tune, write the table, and return the summary; Ctrl-C keeps everything and says how to go on."""
+    machine, known = detect.machine(), registry.discover()
+    plan = wish.plan(machine, known)
+    url = places.database_url(wish.db)
+    for problem in known.problems:
+        print(f"perfsuite: {problem.path} is left out: {problem.reason}", file=sys.stderr)
+    finished: Finished | None = None
+    with Results.open(url) as results:
+        events = tuned(plan, results)
+        try:
+            with progress(console, plan.budget, quiet=quiet) as shown:
+                for event in events:
+                    shown.show(event)
+                    finished = event if isinstance(event, Finished) else None
+        except KeyboardInterrupt:
+            events.close()
+            _write_table(results, machine, known, url)
+            print(f"perfsuite: stopped; everything measured is kept in {_shown(url)}.", file=sys.stderr)
+            print(f"perfsuite: the same command goes on from there: {_command()}", file=sys.stderr)
+            raise SystemExit(130) from None
+        table = _write_table(results, machine, known, url)
+    assert finished is not None
+    if not quiet:
+        _say(finished, len(table.entries), url, console)
+    return {**asdict(finished), "database": _shown(url), "table": str(places.table_path(machine, url))}
+
+
+def _say(finished: Finished, winners: int, url: str, console: Console) -> None:
+    console.print(
+        f"{finished.trials_new} new trials, {finished.trials_known} known, {finished.failed} failed, "
+        f"{finished.races} races in {units.duration(finished.seconds)}; {winners} winners known.",
+        highlight=False,
+    )
+    if not finished.complete:
+        console.print(
+            f"The budget ended before the search did; the same command goes on: {_command()}", highlight=False
+        )
+    option = "" if url == places.database_url() else f" --db {_shown(url)}"
+    console.print(f"Next: perfsuite best{option}, perfsuite report{option}", highlight=False)
+
+
+def _command() -> str:
+    return " ".join(["perfsuite", *(f"'{word}'" if "[" in word else word for word in sys.argv[1:])])
+
+
+def _shown(url: str) -> str:
+    return url.removeprefix("sqlite:///")
+
+
+def _write_table(results: Results, machine: Machine, known: registry.Registry, url: str) -> Table:
+    table = decide(machine, results.trials(machine, stage="race"), known.digests, known.defaults)
+    table.save(places.table_path(machine, url))
+    return table
+
+
+def best(pattern: str | None, db: str | None) -> tuple[Entry, ...]:
+    """The winners of the workloads that the pattern names, as the database knows them now."""
+    machine, known = detect.machine(), registry.discover()
+    with Results.open(places.database_url(db)) as results:
+        table = decide(machine, results.trials(machine, stage="race"), known.digests, known.defaults)
+    if pattern is None:
+        return table.entries
+    wanted = {job.workload for job in known.select([pattern], tests=True)}
+    named = {entry for entry in table.entries if entry.kernel == pattern}
+    return tuple(e for e in table.entries if e.workload in wanted or e in named or _family(known, e) == pattern)
+
+
+def _family(known: registry.Registry, entry: Entry) -> str:
+    return known.ops[entry.workload.op].family if entry.workload.op in known.ops else ""
+
+
+def show_best(entries: Sequence[Entry], console: Console) -> None:
+    if not entries:
+        console.print("No winners are known for this: run `perfsuite tune` on it first.", highlight=False)
+        return
+    grid = Grid(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for column in ("workload", "kernel", "config", "time", "against eager", "ties"):
+        grid.add_column(column, overflow="fold", justify="right" if column in ("time", "ties") else "left")
+    for e in entries:
+        words = (str(e.workload), e.kernel, str(e.config), units.seconds(e.seconds), e.verdict.value, str(len(e.ties)))
+        grid.add_row(*(word.replace("[", "\\[") for word in words))
+    console.print(grid)
+
+
+def report(out: Path | None, words: str, threads: int, db: str | None) -> Path:
+    """Write the report of this machine under one policy; the path of its index.html."""
+    from perfsuite import report as pages
+    from perfsuite.plan import refused
+
+    machine, known = detect.machine(), registry.discover()
+    policy = Policy.parse(words, threads)
+    url = places.database_url(db)
+    with Results.open(url) as results:
+        trials = results.trials(machine, policy=policy)
+    table = decide(machine, trials, known.digests, known.defaults)
+    tuned_workloads = {t.workload for t in trials}
+    refusals = [
+        (str(workload), str(kernel), reason)
+        for workload in sorted(tuned_workloads, key=str)
+        for kernel in (known.kernels_for(workload.op) if workload.op in known.ops else ())
+        if (reason := refused(kernel, workload, machine)) is not None
+    ]
+    evidence = pages.Evidence(
+        machine=machine,
+        policy=policy,
+        trials=trials,
+        table=table,
+        ops=known.ops,
+        digests=known.digests,
+        refusals=refusals,
+        defaults=known.defaults,
+        uncontrolled=doctor.uncontrolled(machine),
+    )
+    return pages.write(evidence, out or places.folder(machine, url) / "report")
+
+
+def export(path: Path, db: str | None, *, here: bool) -> int:
+    """Write a bundle; with `here`, of this machine's trials whose code is today's."""
+    url = places.database_url(db)
+    with Results.open(url) as results:
+        if not here:
+            return results.export(path)
+        known = registry.discover()
+        trials = [t for t in results.trials(detect.machine()) if known.digests.get(t.kernel) == t.digest]
+        return results.export(path, trials)
+
+
+def import_(path: Path, db: str | None) -> tuple[int, int]:
+    with Results.open(places.database_url(db)) as results:
+        return results.import_(path)
