@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -79,7 +80,8 @@ class Level:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Every ceiling measured on one machine with one number of threads; `caches` are its reported (name, bytes).
+    """Every ceiling measured on one machine with one number of threads; `caches` are its reported (name, bytes), of a
+    GPU the second level alone, however large.
 
     `cold`: the policy keeps the data out of the caches, so that only the bandwidth of the largest footprint counts.
     """
@@ -90,24 +92,25 @@ class Ceilings:
 
     @classmethod
     def of(cls, trials: Iterable[Trial], ops: Mapping[str, Op], policy: Policy) -> Ceilings:
-        """The ceilings among trials of one machine: warm probes with the policy's threads, the best of each config.
+        """The ceilings among trials of one machine: warm, the policy's device and threads, the best times.
 
         A probe that computes less than one operation per byte measures a bandwidth, any other a peak.
         """
         best: dict[tuple[Workload, str, Config], Trial] = {}
         for trial in trials:
             op = ops.get(trial.workload.op)
-            timed = trial.measurement is not None and trial.policy.cache == "warm"
-            if op is None or op.family != "probes" or not timed or trial.policy.threads != policy.threads:
+            alike = trial.policy.threads == policy.threads and trial.policy.device == policy.device
+            warm = trial.policy.cache == "warm" and trial.measurement is not None
+            if op is None or op.family != "probes" or not (alike and warm):
                 continue
             key = (trial.workload, trial.kernel, trial.config)
             if key not in best or trial.seconds < best[key].seconds:
                 best[key] = trial
         every = [Ceiling.of(trial, ops[trial.workload.op]) for trial in best.values()]
-        caches: tuple[tuple[str, int], ...] = ()
-        for trial in best.values():
-            caches = tuple((name.removesuffix("d"), trial.machine.cache(name)) for name in ("L1d", "L2", "L3"))
-            break
+        machine = next((trial.machine for trial in best.values()), None)
+        caches: tuple[tuple[str, int], ...] = (("L2", sys.maxsize),)
+        if machine is not None and policy.device == "cpu":
+            caches = tuple((name.removesuffix("d"), machine.cache(name)) for name in ("L1d", "L2", "L3"))
         return cls(tuple(every), caches, policy.cache == "cold")
 
     @cached_property
@@ -153,13 +156,14 @@ class Ceilings:
 
     @cached_property
     def call_seconds(self) -> float:
-        """What the shortest copy takes beyond moving its bytes; 0.0 when it is as fast as the larger ones."""
-        curve = self.curve()
-        if not curve:
+        """What a probe's shortest call takes beyond moving its bytes; 0.0 unless that is most of the call."""
+        calls = [c for c in self.every if c.kind == BANDWIDTH]
+        if not calls:
             return 0.0
-        smallest, bandwidth = curve[0]
-        spent = min(c.seconds for c in self.bandwidths if c.footprint == smallest)
-        return max(0.0, spent - smallest / bandwidth)
+        shortest = min(calls, key=lambda c: c.seconds)
+        bandwidth = _interpolated(self.curve(shortest.written), shortest.footprint)
+        beyond = shortest.seconds * (1.0 - shortest.value / bandwidth)
+        return beyond if beyond > 0.5 * shortest.seconds else 0.0
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
