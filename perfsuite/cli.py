@@ -82,6 +82,9 @@ def tune(
     policy: Annotated[
         str, typer.Option(metavar="WORDS", help="How to time: warm|cold, reused|fresh, eager|graph.")
     ] = "",
+    no_ceilings: Annotated[
+        bool, typer.Option("--no-ceilings", help="Do not measure the machine's ceilings first.")
+    ] = False,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -91,7 +94,7 @@ def tune(
     if quick and full:
         raise ValueError("--quick and --full exclude each other")
     effort = "quick" if quick else "full" if full else "default"
-    wish = session.Wish(tuple(patterns or ()), effort, budget, threads, strategy, policy, db)
+    wish = session.Wish(tuple(patterns or ()), effort, budget, threads, strategy, policy, db, not no_ceilings)
     summary = session.tune(wish, _console(), quiet=as_json)
     if as_json:
         _print_json(summary)

@@ -44,7 +44,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Plan:
-    """`budget` is in seconds for everything, or None to let the effort alone decide."""
+    """`budget` is in seconds for everything, or None to let the effort alone decide.
+
+    `ceilings`: measure the machine's ceilings first where they are not known.
+    """
 
     machine: Machine
     registry: Registry
@@ -53,6 +56,7 @@ class Plan:
     effort: Effort
     strategy: str = search.DEFAULT
     budget: float | None = None
+    ceilings: bool = True
 
     def __post_init__(self) -> None:
         if self.policy.threads > self.machine.cores:
@@ -77,6 +81,8 @@ class Plan:
 
     def with_ceilings(self, known: Sequence[Trial]) -> Plan:
         """The plan with the probes in front where this machine's ceilings are not known yet under this policy."""
+        if not self.ceilings:
+            return self
         probed = {t.workload for t in known if t.measurement is not None}
         jobs = self.registry.select([PROBES]) if PROBES in self.registry.families else ()
         missing = tuple(job for job in jobs if job.workload not in probed)

@@ -34,12 +34,14 @@ class Wish:
     strategy: str | None = None
     policy: str = ""
     db: str | None = None
+    ceilings: bool = True
 
     def plan(self, machine: Machine, known: registry.Registry) -> Plan:
         budget = units.parse_duration(self.budget) if self.budget else None
         policy = Policy.parse(self.policy, self.threads)
         jobs = known.select(self.patterns)
-        return Plan(machine, known, jobs, policy, EFFORTS[self.effort], self.strategy or search.DEFAULT, budget)
+        strategy = self.strategy or search.DEFAULT
+        return Plan(machine, known, jobs, policy, EFFORTS[self.effort], strategy, budget, self.ceilings)
 
 
 def tune(wish: Wish, console: Console, *, quiet: bool = False) -> dict[str, Any]:

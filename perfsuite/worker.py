@@ -26,8 +26,9 @@ from perfsuite.op import Workload
 from perfsuite.policy import Policy
 from perfsuite.trial import Failure, FailureKind, Measurement, outcome_from_json
 
-# Seconds that each stage may take before the child is killed. The first torch.compile of a process needs 20 s.
-LIMITS = {"start": 120.0, "build": 180.0, "check": 30.0, "measure": 60.0}
+# Seconds that each stage may take before the child is killed; $PERFSUITE_LIMIT_CHECK and the like change them. The
+# first torch.compile of a process needs 20 s.
+LIMITS = {"start": 120.0, "build": 180.0, "check": 60.0, "measure": 60.0}
 _SAID = {"start": "starting", "build": "building", "check": "its first call", "measure": "timing"}
 _TAIL = 600
 
@@ -63,6 +64,11 @@ class WorkerDied(Exception):
         self.failure = failure
 
 
+def limits() -> dict[str, float]:
+    """LIMITS as the environment changes them."""
+    return {stage: float(os.environ.get(f"PERFSUITE_LIMIT_{stage.upper()}", limit)) for stage, limit in LIMITS.items()}
+
+
 @dataclass
 class Worker:
     """The parent's end. A dead child is replaced at the next request.
@@ -72,7 +78,7 @@ class Worker:
 
     cores: Sequence[int]
     threads: int = 1
-    limits: Mapping[str, float] = field(default_factory=lambda: LIMITS)
+    limits: Mapping[str, float] = field(default_factory=limits)
     cache_bytes: int = 64 << 20
     _child: subprocess.Popen[bytes] | None = None
     _errors: IO[bytes] | None = None

@@ -1,0 +1,178 @@
+"""Verdicts, races, searches and the table of winners: no device, simulated times."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import MACHINE, trial
+
+from perfsuite import search
+from perfsuite.kernel import Config, Dimension, Space
+from perfsuite.race import BLOCK, Samples, race
+from perfsuite.stats import Verdict, compare, confidence_sequence
+from perfsuite.table import Table
+from perfsuite.trial import Trial
+from perfsuite.winners import decide
+
+
+def noisy(generator: random.Random, seconds: float, sigma: float, count: int) -> list[float]:
+    return [seconds * generator.lognormvariate(0.0, sigma) for _ in range(count)]
+
+
+def test_the_confidence_sequence_covers_the_mean_at_every_number_of_values() -> None:
+    """Of 400 sequences of 60 values, looked at after each, about 5 % miss the mean at error 5 %; 30 is 2.3 sigma above."""
+    generator = random.Random(1)
+    missed = 0
+    for _ in range(400):
+        values = [generator.gauss(1.0, 0.3) for _ in range(60)]
+        looks = (confidence_sequence(values[:n], 0.05) for n in range(8, 61))
+        missed += any(not low <= 1.0 <= high for low, high in looks)
+    assert missed <= 30
+
+
+def test_verdicts_on_equal_and_different_kernels() -> None:
+    generator = random.Random(2)
+    false = found = 0
+    for _ in range(200):
+        times = noisy(generator, 1e-3, 0.02, 60)
+        false += compare(times, noisy(generator, 1e-3, 0.02, 60)) in (Verdict.FASTER, Verdict.SLOWER)
+        found += compare(noisy(generator, 1.05e-3, 0.02, 60), times) is Verdict.SLOWER
+    assert false == 0
+    assert found >= 190
+
+
+@given(st.lists(st.floats(1e-6, 1.0), min_size=3, max_size=40))
+def test_a_kernel_ties_with_itself_and_verdicts_mirror(times: list[float]) -> None:
+    assert compare(times, times) is Verdict.TIE
+    other = [2.0 * t for t in times]
+    assert compare(times, other) is Verdict.FASTER
+    assert compare(other, times) is Verdict.SLOWER
+
+
+def test_unpaired_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 and 2"):
+        compare([1.0, 1.0, 1.0], [1.0, 1.0])
+
+
+def run_race(seconds: list[float], rounds: int = 60) -> Samples:
+    generator = random.Random(3)
+    steps = race(len(seconds), rounds)
+    active = next(steps)
+    while True:
+        try:
+            active = steps.send(([noisy(generator, seconds[at], 0.01, BLOCK) for at in active], False))
+        except StopIteration as end:
+            samples: Samples = end.value
+            return samples
+
+
+def test_slow_entrants_drop_out_of_a_race_early() -> None:
+    samples = run_race([1e-3, 1.003e-3, 2e-3, 1.1e-3])
+    assert len(samples[2]) == BLOCK
+    assert len(samples[3]) < 60
+    assert len(samples[0]) == len(samples[1]) > len(samples[3])
+
+
+def test_a_race_of_one_ends_after_its_first_rounds() -> None:
+    assert len(run_race([1e-3])[0]) == BLOCK
+
+
+SPACE = Space(tuple(Dimension(name, tuple(range(8))) for name in "abc"))
+
+
+def bowl(config: Config) -> float:
+    """A smooth cost with its optimum at (5, 2, 6)."""
+    return 1.0 + float(sum((config[name] - best) ** 2 for name, best in (("a", 5), ("b", 2), ("c", 6))))
+
+
+def evaluations(strategy: search.Strategy, seed: int, cost: Callable[[Config], float]) -> tuple[int, list[Config]]:
+    """How many evaluations until the optimum of `bowl`, and all configs asked for."""
+    steps, asked = strategy(SPACE, seed), []
+    config = next(steps)
+    while True:
+        asked.append(config)
+        try:
+            config = steps.send(cost(config))
+        except StopIteration:
+            break
+    return next(n for n, c in enumerate(asked, 1) if bowl(c) == 1.0), asked
+
+
+@pytest.mark.parametrize("name", sorted(search.STRATEGIES))
+def test_every_strategy_asks_for_each_config_once_and_the_default_first(name: str) -> None:
+    _, asked = evaluations(search.STRATEGIES[name], 1, bowl)
+    assert asked[0] == SPACE.configs[0]
+    assert len(asked) == len(set(asked)) == len(SPACE)
+
+
+@pytest.mark.parametrize("name", sorted(search.STRATEGIES))
+def test_strategies_survive_failures(name: str) -> None:
+    _, asked = evaluations(search.STRATEGIES[name], 1, lambda config: float("inf"))
+    assert len(set(asked)) == len(SPACE)
+
+
+def test_local_search_needs_a_fraction_of_random() -> None:
+    local = statistics.median(evaluations(search.STRATEGIES["local"], seed, bowl)[0] for seed in range(9))
+    chance = statistics.median(evaluations(search.STRATEGIES["random"], seed, bowl)[0] for seed in range(9))
+    assert local < chance / 3
+
+
+DEFAULTS = frozenset({"softmax/eager"})
+TODAY = {"softmax/eager": "d0", "softmax/a": "d0", "softmax/b": "d0"}
+
+
+def raced(race: str = "r1", created: float = 1e9, digest: str = "d0", **seconds: float) -> list[Trial]:
+    generator = random.Random(4)
+    return [
+        trial(f"softmax/{name}", noisy(generator, value, 0.004, 40), race=race, created=created, digest=digest)
+        for name, value in seconds.items()
+    ]
+
+
+def winner(trials: list[Trial]) -> tuple[str, Verdict, int]:
+    (entry,) = decide(MACHINE, trials, TODAY, DEFAULTS).entries
+    return entry.kernel, entry.verdict, len(entry.ties)
+
+
+def test_the_fastest_wins_and_is_named_faster() -> None:
+    assert winner(raced(eager=2e-3, a=1e-3, b=1.5e-3)) == ("softmax/a", Verdict.FASTER, 0)
+
+
+def test_a_tie_goes_to_the_default() -> None:
+    assert winner(raced(eager=1.001e-3, a=1e-3)) == ("softmax/eager", Verdict.DEFAULT, 1)
+
+
+def test_a_tie_without_the_default_goes_to_the_first_name() -> None:
+    assert winner(raced(eager=2e-3, b=1e-3, a=1.001e-3)) == ("softmax/a", Verdict.FASTER, 1)
+
+
+def test_the_newest_race_counts_and_a_stale_one_does_not() -> None:
+    old, new = raced(eager=2e-3, a=1e-3), raced("r2", 2e9, eager=1e-3, a=2e-3)
+    assert winner(old + new)[0] == "softmax/eager"
+    stale = raced("r3", 3e9, "other", eager=3e-3, a=1e-3)
+    assert winner(old + stale)[0] == "softmax/a"
+    assert decide(MACHINE, stale, TODAY, DEFAULTS).entries == ()
+
+
+def test_the_same_trials_give_the_same_table_in_any_order() -> None:
+    trials = raced(eager=1.001e-3, a=1e-3, b=1.002e-3)
+    assert decide(MACHINE, trials, TODAY, DEFAULTS) == decide(MACHINE, trials[::-1], TODAY, DEFAULTS)
+
+
+def test_a_table_is_saved_and_loaded_and_a_wrong_one_explained(tmp_path: Path) -> None:
+    table = decide(MACHINE, raced(eager=2e-3, a=1e-3), TODAY, DEFAULTS)
+    path = tmp_path / "deep" / "table.json"
+    table.save(path)
+    assert Table.load(path) == table
+    path.write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="format 99"):
+        Table.load(path)
+    path.write_text("half a tab")
+    with pytest.raises(ValueError, match="`perfsuite tune` writes a new one"):
+        Table.load(path)
