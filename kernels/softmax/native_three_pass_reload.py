@@ -1,0 +1,18 @@
+"""Three passes, every exponential once: the maximum, exponentials into y with their sum, y divided by it.
+
+Traffic 3 reads and 2 writes. It has no streaming stores, because y is read again at once.
+"""
+
+from __future__ import annotations
+
+from perfsuite.machine import Machine
+from perfsuite.op import Workload
+
+from . import native
+
+
+def _refuses(workload: Workload, machine: Machine) -> str | None:
+    return "keeps exponentials in y, where bf16 would round them twice" if workload.dtype == "bf16" else None
+
+
+KERNEL = native.kernel("ThreePassReload", refuses=_refuses)
