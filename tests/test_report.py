@@ -387,7 +387,7 @@ def test_the_summary_counts(page: str, markdown: str, evidence: Evidence) -> Non
 def test_failures_are_grouped_and_their_text_is_escaped(page: str, markdown: str) -> None:
     wrong = Tables(page).row("norms/broken")
     assert wrong["Trials"] == "3" and wrong["Kind"] == "wrong" and wrong["Reason"] == WRONG.format(10, 0)
-    build = Tables(page).row("norms/native_rows")
+    build = Tables(page[: page.index('id="stale"')]).row("norms/native_rows")
     assert build["Trials"] == "1" and build["Reason"].startswith(COMPILE.splitlines()[0])
     assert "third line" in build["Reason"], "the whole text is folded into the page"
     assert "<vector>" not in page and "in &lt;vector> \\| pipe" in markdown

@@ -23,7 +23,7 @@ COLUMNS = (
     ("Over default", "number"),
     ("Over inductor", "number"),
     ("Of ceiling", "number"),
-    ("Bound by", "text"),
+    ("Bound by", "word"),
     ("Ties", "number"),
     ("Verdict", "verdict"),
 )

@@ -75,7 +75,7 @@ def section(evidence: Evidence, found: Sequence[Winner]) -> Section | None:
         "ideal to tuned is the logarithm of 1 / efficiency.",
         partial(_draw, times[:MOST]),
     )
-    columns = ("Model", "code"), ("Default", "number"), ("Tuned", "number"), ("Gain", "number"), ("Ideal", "number")
+    columns = ("Model", "word"), ("Default", "number"), ("Tuned", "number"), ("Gain", "number"), ("Ideal", "number")
     grid = Grid(
         (*columns, ("Of ideal", "number"), ("Workloads", "number")),
         tuple(

@@ -49,7 +49,7 @@ def pictures(evidence: Evidence, found: Sequence[Winner]) -> list[Picture]:
 def _draw(evidence: Evidence, dtype: str, found: Sequence[Winner], theme: Theme) -> Figure:
     ceilings = evidence.ceilings
     peaks = roofs(ceilings, dtype)
-    figure, axes = plot(theme, 6.0, legend_rows=1)
+    figure, axes = plot(theme, 6.0, left=1.0, legend_rows=1)
     axes.set(xscale="log", yscale="log", xlabel="operations per byte of compulsory traffic")
     top = peaks[0].value
     ridge = top / ceilings.levels[-1].bandwidth
@@ -63,7 +63,7 @@ def _draw(evidence: Evidence, dtype: str, found: Sequence[Winner], theme: Theme)
     log_scale(axes.xaxis, lambda value: f"{value:g}")
     log_scale(axes.yaxis, lambda value: units.work_rate(value, dtype))
     taken = _draw_levels(axes, theme, ceilings, peaks) + _draw_peaks(axes, theme, peaks)
-    _draw_winners(axes, theme, evidence, found, places)
+    taken += _draw_winners(axes, theme, evidence, found, places)
     label_points(axes, theme, [(a, b, _short(w.entry.workload)) for a, b, w in zip(x, y, found)], taken)
     if found:
         legend(axes, theme)
@@ -177,7 +177,9 @@ def _draw_peaks(axes: Axes, theme: Theme, peaks: Sequence[Ceiling]) -> list[Box]
 
 def _draw_winners(
     axes: Axes, theme: Theme, evidence: Evidence, found: Sequence[Winner], places: Mapping[Workload, float]
-) -> None:
+) -> list[Box]:
+    """The winners and, on a stem below each, its default; returns the places of the stems."""
+    taken: list[Box] = []
     for at, family in enumerate(evidence.families):
         own = [w for w in found if w.family == family]
         if not own:
@@ -185,11 +187,12 @@ def _draw_winners(
         hue = theme.hue(at)
         for winner in own:
             if winner.default is not None:
-                ends = [_rate(winner, winner.default.seconds), _rate(winner, winner.entry.seconds)]
-                axes.plot([places[winner.entry.workload]] * 2, ends, color=hue, linewidth=1.0, alpha=0.55, zorder=3)
-                axes.plot(
-                    places[winner.entry.workload], ends[0], "o", ms=4, mfc=theme.surface, mec=hue, mew=1.0, zorder=4
-                )
+                at_x = places[winner.entry.workload]
+                ends = [_rate(winner, seconds) for seconds in (winner.default.seconds, winner.entry.seconds)]
+                axes.plot([at_x] * 2, ends, color=hue, linewidth=1.0, alpha=0.55, zorder=3)
+                axes.plot(at_x, ends[0], "o", ms=4, mfc=theme.surface, mec=hue, mew=1.0, zorder=4)
+                (left, bottom), (right, top) = axes.transData.transform([(at_x, min(ends)), (at_x, max(ends))])
+                taken.append(Box(left - 4.0, bottom - 6.0, right + 4.0, top))
         x, y = [places[w.entry.workload] for w in own], [_rate(w, w.entry.seconds) for w in own]
         axes.scatter(
             x,
@@ -202,6 +205,7 @@ def _draw_winners(
             label=family,
             zorder=5,
         )
+    return taken
 
 
 def section(evidence: Evidence, found: Sequence[Winner]) -> Section:

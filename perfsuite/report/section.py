@@ -21,7 +21,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of cells. A column's kind is `text`, `code`, `number` or `verdict`."""
+    """A table of cells. A column's kind is `text`, `word` (kept on one line), `code`, `number` or `verdict`."""
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[Cell, ...], ...]
