@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 
 
@@ -33,6 +34,36 @@ def duration(value: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def bandwidth(value: float) -> str:
+    """`83.4 GB/s`."""
+    return _decimal(value, "B/s")
+
+
+def work_rate(value: float, dtype: str) -> str:
+    """Operations per second: `1.20 TFLOP/s` of a floating dtype, `2.90 TOP/s` of an integer one."""
+    return _decimal(value, "OP/s" if dtype[0] in "iu" else "FLOP/s")
+
+
+def ratio(value: float) -> str:
+    """`1.84×`."""
+    return f"{_three(value)}×"
+
+
+def percent(share: float) -> str:
+    """`83 %`, `2.2 %`."""
+    return f"{100.0 * share:.0f} %" if share >= 0.0995 else f"{100.0 * share:.1f} %"
+
+
+def day(created: float) -> str:
+    """The minute of seconds since the epoch, in UTC."""
+    return datetime.datetime.fromtimestamp(created, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def several(count: int, noun: str) -> str:
+    """`1 trial`, `2,345 trials`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def parse_duration(text: str) -> float:
     """Seconds of `90s`, `10m`, `1.5h` or a bare number of seconds."""
     scales = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -44,6 +75,13 @@ def parse_duration(text: str) -> float:
     if not 0.0 < value < math.inf:
         raise ValueError(f"{text!r} is not a duration; one is spelled like 90s, 10m or 2h")
     return value
+
+
+def _decimal(value: float, unit: str) -> str:
+    for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= scale:
+            return f"{_three(value / scale)} {prefix}{unit}"
+    return f"{_three(value)} {unit}"
 
 
 def _three(value: float) -> str:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from perfsuite import units
 from perfsuite.kernel import Config
 from perfsuite.machine import Environment, Machine
 from perfsuite.op import Op, Operand, Sizes, Workload
 from perfsuite.policy import Policy
-from perfsuite.report import Evidence, units, write
+from perfsuite.report import Evidence, write
 from perfsuite.stats import Verdict
 from perfsuite.table import Entry, Table
 from perfsuite.trial import REMEDIES, Disturbance, Failure, FailureKind, Measurement, Trial
@@ -336,7 +337,7 @@ def test_a_winner_row_says_what_the_times_say(page: str, workload: Workload) -> 
     winner = min(known, key=known.__getitem__)
     family = OPS[workload.op].family
     assert row["Kernel"].split(" / ")[0] == winner.removeprefix(f"{family}/")
-    assert row["Time"] == units.duration(known[winner])
+    assert row["Time"] == units.seconds(known[winner])
     default, inductor = known[f"{family}/eager"], known[f"{family}/inductor"]
     assert row["Over default"] == f"{default / known[winner]:.2f}×"
     assert row["Over inductor"].lstrip("~") == f"{inductor / known[winner]:.2f}×"
@@ -368,7 +369,7 @@ def test_model_times_are_sums_of_calls_times_time(page: str) -> None:
     parts = [(12, SOFTMAX[0]), (25, NORMS[0]), (12, LINEAR[0]), (12, LINEAR[2])]
     tuned = sum(calls * min(_known_times(w).values()) for calls, w in parts)
     default = sum(calls * _known_times(w)[f"{OPS[w.op].family}/eager"] for calls, w in parts)
-    assert (row["Default"], row["Tuned"]) == (units.duration(default), units.duration(tuned))
+    assert (row["Default"], row["Tuned"]) == (units.seconds(default), units.seconds(tuned))
     assert row["Gain"] == f"{default / tuned:.2f}×" and row["Workloads"] == "4"
 
 
@@ -529,27 +530,6 @@ def test_twenty_thousand_trials_take_seconds(tmp_path: Path) -> None:
 def test_importing_perfsuite_imports_no_plotting() -> None:
     code = "import sys, perfsuite, perfsuite.roofline; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (3.2e-10, "0.32 ns"),
-        (9.996e-7, "1 µs"),
-        (1.234e-5, "12.3 µs"),
-        (0.9994, "999 ms"),
-        (2.0, "2 s"),
-        (600.0, "10 min"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert units.duration(seconds) == text
-
-
-def test_sizes_and_rates() -> None:
-    assert [units.size(s) for s in (0, 512, 1 << 20, 96 * KIB, 3 << 40)] == ["0 B", "512 B", "1 MiB", "96 KiB", "3 TiB"]
-    assert units.bandwidth(83.4e9) == "83.4 GB/s" and units.work_rate(1.2e12, "bf16") == "1.2 TFLOP/s"
-    assert units.work_rate(2.9e12, "i8") == "2.9 TOP/s"
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,9 +9,9 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from perfsuite import units
 from perfsuite.kernel import Config
 from perfsuite.op import Scalar
-from perfsuite.report import units
 from perfsuite.report.bandwidth import LINES
 from perfsuite.report.evidence import Evidence
 from perfsuite.report.picture import MARKERS, Picture, Theme, legend, plot

@@ -7,10 +7,10 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from perfsuite import units
 from perfsuite.kernel import Config
-from perfsuite.report import units
 from perfsuite.report.evidence import Evidence
-from perfsuite.report.picture import Picture, Theme, halo, legend, log_scale, plot
+from perfsuite.report.picture import Picture, Theme, halo, legend, log_scale, plot, tick
 from perfsuite.roofline import BANDWIDTH, Ceilings
 
 LINES = {0: "-", 1: (0, (5, 2)), 2: (0, (1.5, 1.5)), 3: (0, (5, 1.5, 1.5, 1.5))}
@@ -87,7 +87,7 @@ def _draw(ceilings: Ceilings, theme: Theme) -> Figure:
             axes.axvline(level.capacity, color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)))
         start = stop
     axes.set_xlim(ceilings.bandwidths[0].footprint / 1.5, end)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.size(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(units.size(value))))
     log_scale(axes.yaxis, units.bandwidth)
     axes.set(xlabel="footprint: every byte read or written", ylabel="")
     legend(axes, theme, columns=4)

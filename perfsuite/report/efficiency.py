@@ -8,7 +8,7 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from perfsuite.report import units
+from perfsuite import units
 from perfsuite.report.evidence import Evidence
 from perfsuite.report.picture import MARKERS, Picture, Theme, legend, margin, note_row, plot
 from perfsuite.report.section import NONE, Cell, Grid, Section, cells
@@ -72,8 +72,8 @@ def _winner_row(winner: Winner) -> tuple[Cell, ...]:
         beaten = f"next: {other.kernel.rpartition('/')[2]} {units.ratio(entry.seconds / other.seconds)}"
     return cells(
         Cell(str(entry.workload), used_by),
-        Cell(entry.kernel.rpartition("/")[2], str(entry.config)),
-        units.duration(entry.seconds),
+        Cell(entry.kernel.rpartition("/")[2], str(entry.config) if entry.config.values else ""),
+        units.seconds(entry.seconds),
         _over(winner, winner.default),
         _over(winner, winner.inductor),
         NONE if winner.share is None else units.percent(winner.share),

@@ -8,7 +8,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from perfsuite.report import units
+from perfsuite import units
 from perfsuite.report.evidence import Evidence
 from perfsuite.report.picture import Picture, Theme, legend, log_scale, margin, note_row, plot
 from perfsuite.report.section import NONE, Cell, Grid, Section, cells
@@ -81,10 +81,10 @@ def section(evidence: Evidence, found: Sequence[Winner]) -> Section | None:
         tuple(
             cells(
                 m.label,
-                units.duration(m.default),
-                units.duration(m.tuned),
+                units.seconds(m.default),
+                units.seconds(m.tuned),
                 units.ratio(m.default / m.tuned),
-                NONE if m.ideal is None else units.duration(m.ideal),
+                NONE if m.ideal is None else units.seconds(m.ideal),
                 NONE if m.ideal is None else units.percent(m.ideal / m.tuned),
                 Cell(str(m.counted), f"{m.left_out} not timed" if m.left_out else ""),
             )
@@ -133,7 +133,7 @@ def _draw(models: Sequence[ModelTime], theme: Theme) -> Figure:
     axes.tick_params(axis="y", labelcolor=theme.ink)
     axes.set_ylim(len(models) - 0.4, -0.6)
     axes.grid(False, axis="y")
-    log_scale(axes.xaxis, units.duration)
+    log_scale(axes.xaxis, units.seconds)
     axes.set_xlabel("time per forward pass in these workloads")
     legend(axes, theme)
     return figure

@@ -11,7 +11,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from perfsuite.report import algorithms, efficiency, models, provenance, roofs, spread, troubles, units, waterline
+from perfsuite import units
+from perfsuite.report import algorithms, efficiency, models, provenance, roofs, spread, troubles, waterline
 from perfsuite.report.evidence import Evidence
 from perfsuite.report.picture import DARK, LIGHT
 from perfsuite.report.section import Section

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -113,7 +114,12 @@ def log_scale(axis: Axis, text: Callable[[float], str]) -> None:
     steps = (1.0, 2.0, 5.0) if high / low < 10.0**2.6 else (1.0,)
     axis.set_major_locator(LogLocator(10.0, steps))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick(text(value))))
+
+
+def tick(text: str) -> str:
+    """`16 KiB` for `16.0 KiB`: what stands at a tick is exact."""
+    return re.sub(r"\.0+(?= )", "", text)
 
 
 def halo(theme: Theme) -> list[AbstractPathEffect]:

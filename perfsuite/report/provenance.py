@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perfsuite.report import units
+from perfsuite import units
 from perfsuite.report.evidence import Evidence
 from perfsuite.report.section import Grid, Section, cells
 from perfsuite.report.winners import Winner

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from perfsuite import units
 from perfsuite.op import Workload
-from perfsuite.report import bandwidth, units
+from perfsuite.report import bandwidth
 from perfsuite.report.evidence import Evidence
 from perfsuite.report.picture import MARKERS, Box, Picture, Theme, halo, label_points, legend, log_scale, plot, text_box
 from perfsuite.report.section import NONE, Cell, Grid, Section, cells

@@ -10,8 +10,8 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from perfsuite import units
 from perfsuite.op import Workload
-from perfsuite.report import units
 from perfsuite.report.evidence import Evidence
 from perfsuite.report.picture import Picture, Theme, legend, margin, note_row, plot
 from perfsuite.report.section import Section

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from perfsuite.report import units
+from perfsuite import units
 from perfsuite.report.evidence import Evidence
 from perfsuite.report.section import Cell, Grid, Section, cells
 from perfsuite.trial import REMEDIES, Disturbance, FailureKind

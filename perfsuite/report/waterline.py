@@ -14,7 +14,7 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perfsuite.report import units
+from perfsuite import units
 from perfsuite.report.evidence import Evidence
 from perfsuite.report.picture import DPI, Picture, Theme, legend, note_row, plot
 from perfsuite.report.section import Section
@@ -112,7 +112,7 @@ def _draw(evidence: Evidence, pool: Pool, theme: Theme) -> Figure:
     for name, beta in waterlines:
         if beta <= top:
             axes.axhline(beta, color=theme.ink, linewidth=1.2 if beta == deepest else 0.8, zorder=4)
-            note_row(axes, beta, f"{name} {units.digits(beta)} op/B", theme.ink)
+            note_row(axes, beta, f"{name} {beta:.3g} op/B", theme.ink)
     for family in dict.fromkeys(winner.family for winner, _, _ in pool.bars):
         axes.bar(0.0, 0.0, color=theme.hue(evidence.families.index(family)), label=family)
     axes.bar(0.0, 0.0, color=theme.water, label="lost to memory, from DRAM")
@@ -129,7 +129,7 @@ def _name(axes: Axes, theme: Theme, winner: Winner, bar: tuple[float, float, flo
     unit = 7.0 * DPI / 72.0
     if wide < 1.3 * unit:
         return
-    text = f"{winner.label}, {units.digits(winner.intensity)} op/B"
+    text = f"{winner.label}, {winner.intensity:.3g} op/B"
     level = wide > 0.62 * unit * len(text)
     inside = height > 0.75 * axes.get_ylim()[1]
     axes.annotate(
