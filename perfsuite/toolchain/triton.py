@@ -1,0 +1,179 @@
+"""Triton sources to GPU code: jitted on first launch, or compiled ahead of time for a GPU that need not be here.
+
+Nothing here imports triton before it is needed, so a module with Triton kernels can be imported where there is none.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from perfsuite.machine import Machine
+from perfsuite.op import Scalar
+
+# Triton's names of our dtypes.
+TRITON_DTYPE = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i32": "i32", "i8": "i8", "u8": "u8"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU architecture and what one block (work-group) may use of one multiprocessor (compute unit).
+
+    `shared` in bytes; `registers` are 32-bit, of all threads together; `lanes` are the threads of a warp (wavefront).
+    """
+
+    arch: str
+    backend: str
+    shared: int
+    registers: int
+    thread_registers: int
+    threads: int = 1024
+    lanes: int = 32
+
+
+# NVIDIA: CUDA C++ Programming Guide, "Technical specifications per compute capability" (1 KiB of each multiprocessor's
+# shared memory belongs to the system). AMD: CDNA3 ISA guide, 64 KiB of LDS and 4 SIMDs of 512 vector registers.
+TARGETS = {
+    target.arch: target
+    for target in (
+        Target("sm_80", "cuda", 163 * 1024, 65536, 255),
+        Target("sm_90", "cuda", 227 * 1024, 65536, 255),
+        Target("sm_100", "cuda", 227 * 1024, 65536, 255),
+        Target("gfx942", "hip", 64 * 1024, 131072, 512, lanes=64),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a compiled kernel uses: registers and spilled bytes of a thread, bytes of shared memory of a block.
+
+    `error` is the compiler's text where it failed, or why the result cannot be resident on the target.
+    """
+
+    registers: int = 0
+    spills: int = 0
+    shared: int = 0
+    error: str | None = None
+
+
+class Jitted:
+    """A Triton function that becomes `triton.jit`'s when it is first launched or compiled.
+
+    `import triton` takes 0.1 s and is an optional dependency: a CPU-only user should notice neither.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+
+    @functools.cached_property
+    def jitted(self) -> Any:
+        import triton
+        import triton.language
+
+        # Triton resolves the names in a kernel's body among its module's globals.
+        self.function.__globals__["tl"] = triton.language
+        return triton.jit(self.function)
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
+        launch: Callable[..., Any] = self.jitted[grid]
+        return launch
+
+
+def jit(function: Callable[..., None]) -> Jitted:
+    """Decorator of a Triton kernel; its module needs `import triton.language as tl` under TYPE_CHECKING only."""
+    return Jitted(function)
+
+
+@functools.cache
+def available() -> str | None:
+    """The reason why Triton kernels cannot be compiled here, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "needs triton, which is not installed: pip install 'perfsuite[gpu]'"
+    return None
+
+
+def missing_gpu(machine: Machine) -> str | None:
+    """The reason why Triton kernels cannot run on this machine, or None."""
+    return available() or (None if machine.gpus else "needs a GPU, this machine has none")
+
+
+def target_of(machine: Machine) -> Target | None:
+    """The target that the machine's first GPU is, None for an architecture whose limits are not known here."""
+    return TARGETS.get(machine.gpus[0].arch) if machine.gpus else None
+
+
+def not_resident(target: Target, warps: int, shared: int = 0, registers: int = 0) -> str | None:
+    """The reason why a block of `warps` warps with these needs (registers of one thread) cannot run there, or None."""
+    threads = warps * target.lanes
+    if threads > target.threads:
+        return f"needs {threads} threads in a block, {target.arch} has {target.threads}"
+    if shared > target.shared:
+        return f"needs {shared} bytes of shared memory, {target.arch} has {target.shared}"
+    if registers > target.thread_registers:
+        return f"needs {registers} registers in a thread, {target.arch} has {target.thread_registers}"
+    if registers * threads > target.registers:
+        return f"needs {registers * threads} registers, {target.arch} has {target.registers}"
+    return None
+
+
+def compile_ahead(
+    kernel: Jitted,
+    signature: Mapping[str, str],
+    constexprs: Mapping[str, Scalar],
+    target: Target,
+    options: Mapping[str, int],
+) -> Compiled:
+    """Compile for a target that need not be here, and say what the result uses; never raises for a kernel's sake.
+
+    `signature` gives the type of every argument that is no constexpr, such as `*fp32` or `i32`; `:16` behind it says
+    that it is divisible by 16, which the launcher finds out by itself and on which vector loads depend. `options` are
+    `num_warps`, `num_stages` and the like. Takes 0.05 to 0.7 s, nothing when triton's cache has it.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as compiled_by_triton
+
+    arguments = {name: kind.partition(":")[0] for name, kind in signature.items()}
+    places = {name: (at,) for at, name in enumerate(kernel.jitted.arg_names)}
+    aligned = [places[name] for name, kind in signature.items() if kind.endswith(":16")]
+    source = ASTSource(
+        kernel.jitted,
+        arguments | dict.fromkeys(constexprs, "constexpr"),
+        dict(constexprs),
+        dict.fromkeys(aligned, [["tt.divisibility", 16]]),
+    )
+    arch = int(target.arch.removeprefix("sm_")) if target.backend == "cuda" else target.arch
+    try:
+        built = compiled_by_triton(source, GPUTarget(target.backend, arch, target.lanes), dict(options))
+    except Exception as wrong:  # the compiler's passes raise whatever they like
+        return Compiled(error=f"{type(wrong).__name__}: {wrong}")
+    used = _nvidia(built.asm["cubin"]) if target.backend == "cuda" else _amd(built.asm["amdgcn"])
+    used = replace(used, shared=int(built.metadata.shared))
+    return replace(used, error=not_resident(target, int(built.metadata.num_warps), used.shared, used.registers))
+
+
+def _nvidia(cubin: bytes) -> Compiled:
+    """Registers and local memory as cuobjdump reports them; ptxas keeps spilled registers on the stack."""
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", str(path)]
+        report = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    found = {name: int(count) for name, count in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", report)}
+    return Compiled(registers=found["REG"], spills=found["STACK"] + found["LOCAL"])
+
+
+def _amd(assembly: str) -> Compiled:
+    """Vector registers and the scratch memory of one lane, from the metadata at the end of the assembly."""
+    found = {name: int(count) for name, count in re.findall(r"\.(\w+):\s+(\d+)", assembly)}
+    return Compiled(registers=found["vgpr_count"], spills=found["private_segment_fixed_size"])

@@ -1,0 +1,123 @@
+"""What Triton kernels that work on the rows of a matrix share: the tile of a program, its space, and who is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from perfsuite.kernel import Config, Dimension, Space
+from perfsuite.machine import Machine
+from perfsuite.op import ITEMSIZE, Workload
+from perfsuite.toolchain.triton import TARGETS, TRITON_DTYPE, missing_gpu, not_resident, target_of
+
+# A row up to this length may be held by one block: 64 elements in each of 1024 threads.
+_LONGEST = 65536
+_FLOATING = ("f32", "bf16", "f16")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`height` rows of `cols` elements per program, `block` of them at a time, by `warps` warps.
+
+    A loop over several blocks loads `stages` blocks ahead, and with `keep` its first pass asks the L2 cache to keep what
+    the second reads.
+    """
+
+    cols: int
+    block: int
+    height: int
+    warps: int
+    stages: int
+    keep: bool
+
+    @classmethod
+    def of(cls, config: Config, cols: int) -> Tile:
+        values = config.to_json()
+        return cls(
+            cols=cols,
+            block=int(values["block"]),
+            height=int(values["height"]),
+            warps=int(values["warps"]),
+            stages=int(values["stages"]),
+            keep=bool(values["keep"]),
+        )
+
+    @property
+    def loop(self) -> bool:
+        return self.block < self.cols
+
+    def grid(self, rows: int) -> tuple[int]:
+        return (-(-rows // self.height),)
+
+    @property
+    def constexprs(self) -> dict[str, Any]:
+        return {
+            "cols": self.cols,
+            "block": self.block,
+            "height": self.height,
+            "stages": self.stages,
+            "first": "evict_last" if self.keep else "",
+            "last": "evict_first" if self.keep else "",
+        }
+
+    @property
+    def options(self) -> dict[str, int]:
+        return {"num_warps": self.warps, "num_stages": self.stages}
+
+    def refused(self, itemsize: int, tensors: int, arch: str) -> str | None:
+        """Why a program that reads `tensors` tensors at once in this tile is not resident on a target, or None.
+
+        Shared memory is that of the pipeline (gfx942 needs none of it), all but the few bytes of the reductions. What
+        the registers come to is a fit to 1600 compiled configs of softmax, layer_norm and add_rms_norm: of those that
+        it admits 2 in 100 spill, at most 72 bytes.
+        """
+        target = TARGETS[arch]
+        each = -(-self.block * self.height // (self.warps * target.lanes))
+        pipeline = (self.stages - 1) * self.block * self.height * itemsize * tensors if self.loop else 0
+        registers = 24 + each * (2 + 2 * self.stages) if self.loop else 14 + each * 3 // 2
+        return not_resident(target, self.warps, pipeline, registers)
+
+
+def row_space(workload: Workload, machine: Machine, tensors: int) -> Space:
+    """The tiles for a workload with axes `rows` and `cols` whose kernel reads `tensors` tensors at once."""
+    cols = max(1, workload["cols"])
+    itemsize = ITEMSIZE[workload.dtype]
+    whole = 1 << (cols - 1).bit_length()
+    blocks = [block for block in (1024, 2048, 4096, 8192, 16384) if block < whole]
+    target = target_of(machine)
+
+    def allows(config: Config) -> bool:
+        tile = Tile.of(config, cols)
+        elements = tile.block * tile.height
+        if tile.height > 1 if tile.loop else (tile.stages > 1 or tile.keep):
+            return False
+        fills = elements >= 32 * tile.warps or tile.warps == 1
+        return fills and (target is None or tile.refused(itemsize, tensors, target.arch) is None)
+
+    return Space(
+        (
+            Dimension("block", (*blocks, whole) if whole <= _LONGEST else tuple(blocks)),
+            Dimension("height", (1, 2, 4, 8, 16)),
+            Dimension("warps", (1, 2, 4, 8, 16, 32)),
+            Dimension("stages", (1, 2, 3)),
+            Dimension("keep", (False, True), ordered=False),
+        ),
+        allows,
+        _default(whole),
+    )
+
+
+def _default(whole: int) -> Config:
+    """About 16 elements in a thread; a row longer than 16384 is looped over."""
+    loop = whole > 16384
+    block = 4096 if loop else whole
+    height = max(1, min(16, 512 // block))
+    warps = max(1, min(16, block * height // 512))
+    return Config.of(block=block, height=height, warps=warps, stages=2 if loop else 1, keep=loop)
+
+
+def supports(workload: Workload, machine: Machine) -> str | None:
+    """Why the row kernels cannot run a workload on a machine, or None."""
+    if workload.dtype not in _FLOATING:
+        return f"computes {', '.join(_FLOATING)}, not {workload.dtype}"
+    return missing_gpu(machine)
