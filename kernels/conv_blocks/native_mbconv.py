@@ -1,0 +1,118 @@
+"""MBConv in one pass: no expanded image in memory, both matrix products on AMX tiles or oneDNN's brgemm.
+
+The weights are packed once for given weights, outside of the timed calls. `rows` output rows are computed at a time,
+the hidden channels in chunks of `chunk`. `gemm` chooses the matrix product: `amx` is written out in gemm.h with the
+bias in the accumulator (bf16 only), `brgemm` is PyTorch's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.machine import Machine
+from perfsuite.op import Op, Workload
+from perfsuite.toolchain import native
+from perfsuite.toolchain.constants import PerConstants
+
+_SIZES = ("n", "c", "h", "w", "m", "k", "depth", "rows", "chunk", "block")
+
+
+class _Problem(ctypes.Structure):
+    """The struct of mbconv.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("expand", "b1", "depthwise", "b2", "project", "b3")),
+        *((name, ctypes.c_int64) for name in _SIZES),
+    )
+
+
+def build(op: Op, workload: Workload, config: Config) -> Run:
+    amx = config["gemm"] == "amx"
+    defines = {**({"BF16": 1} if workload.dtype == "bf16" else {}), **({"AMX": 1} if amx else {})}
+    source = Path(__file__).with_name("mbconv.cpp")
+    call = native.load(source, "amx" if amx else "avx512", defines, torch=True).mbconv
+    call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    call.restype = None
+
+    def derive(weights: Tensors) -> tuple[_Problem, Tensors]:
+        return _problem(workload, config, weights)
+
+    per_weights = PerConstants(derive)
+
+    def run(inputs: Tensors, outputs: Tensors) -> Tensors:
+        problem, _ = per_weights(inputs[1:])
+        call(ctypes.byref(problem), inputs[0].data_ptr(), outputs[0].data_ptr())
+        return outputs
+
+    return run
+
+
+def _problem(workload: Workload, config: Config, weights: Tensors) -> tuple[_Problem, Tensors]:
+    """The struct, and the packed weights that it points to."""
+    expand, b1, depthwise, b2, project, b3 = weights
+    sizes, chunk = dict(workload.sizes), config["chunk"]
+    depth = _round_up(sizes["c"], 32)
+    hidden = _round_up(sizes["m"], chunk)
+    block = 32 if config["gemm"] == "amx" else depth
+    packed = (
+        _packed(_padded(expand, hidden, depth), chunk),
+        _padded(b1.float(), hidden),
+        _padded(depthwise.float().flatten(1), hidden).view(hidden // 16, 16, -1).transpose(1, 2).contiguous(),
+        _padded(b2.float(), hidden),
+        _packed(_padded(project, depth, hidden), block),
+        _padded(b3.float(), depth),
+    )
+    sizes.update(m=hidden, depth=depth, rows=config["rows"], chunk=chunk, block=block)
+    return _Problem(*(t.data_ptr() for t in packed), *(sizes[name] for name in _SIZES)), packed
+
+
+def _round_up(value: int, to: int) -> int:
+    return -(-value // to) * to
+
+
+def _padded(tensor: Tensor, *shape: int) -> Tensor:
+    """Zeros after the first dimensions' ends, up to `shape`."""
+    margins = [0, 0] * (tensor.dim() - len(shape))
+    for length, wanted in reversed(list(zip(tensor.shape, shape))):
+        margins += [0, wanted - length]
+    return F.pad(tensor, margins).contiguous()
+
+
+def _packed(weight: Tensor, block: int) -> Tensor:
+    """(out, in) to [out / block][in / pair][block][pair], pair being 2 in bf16 and 1 in f32 (gemm.h)."""
+    pair = 2 if weight.dtype == torch.bfloat16 else 1
+    out, depth = weight.shape
+    return weight.view(out // block, block, depth // pair, pair).transpose(1, 2).contiguous()
+
+
+def supports(workload: Workload, machine: Machine) -> str | None:
+    if workload.dtype not in ("f32", "bf16"):
+        return f"computes f32 and bf16, not {workload.dtype}"
+    if workload["k"] not in (1, 3, 5, 7):
+        return f"has depthwise kernels of 1, 3, 5 and 7, not of {workload['k']}"
+    if "avx512" not in machine.isa:
+        return f"needs AVX-512, this CPU has {', '.join(machine.isa) or 'none of the known instruction sets'}"
+    return native.missing_compiler()
+
+
+def space(workload: Workload, machine: Machine) -> Space:
+    amx = workload.dtype == "bf16" and "amx_bf16" in machine.isa
+    rows = tuple(r for r in (1, 2, 4, 7, 8, 14, 28) if r <= workload["h"])
+    chunks = tuple(c for c in (32, 64, 128, 256) if c < 2 * workload["m"]) or (32,)
+    return Space(
+        (
+            Dimension("gemm", ("amx", "brgemm") if amx else ("brgemm",), ordered=False),
+            Dimension("rows", rows),
+            Dimension("chunk", chunks),
+        ),
+        default=Config.of(gemm="amx" if amx else "brgemm", rows=4 if 4 in rows else 1, chunk=chunks[0]),
+    )
+
+
+KERNEL = Kernel(ops=("mbconv",), build=build, space=space, supports=supports, sources=("mbconv.cpp",))
