@@ -1,7 +1,7 @@
 """Runs Triton kernels in Triton's interpreter: `TRITON_INTERPRET=1 python tests/interpreted.py FAMILY/KERNEL`.
 
-Prints one JSON object: for every case, named by op, dtype, config and inputs, why the answer is wrong, or null. A process
-of its own because triton reads the variable when it is imported, and then compiles nothing.
+Prints one JSON object: for every case, named by workload or edge case and config, why the answer is wrong, or null. It
+is a process of its own because triton reads the variable when it is imported, and then compiles nothing.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def compile_ahead(
         kernel.jitted,
         arguments | dict.fromkeys(constexprs, "constexpr"),
         dict(constexprs),
-        dict.fromkeys(aligned, [["tt.divisibility", 16]]),
+        {place: [["tt.divisibility", 16]] for place in aligned},
     )
     arch = int(target.arch.removeprefix("sm_")) if target.backend == "cuda" else target.arch
     try:

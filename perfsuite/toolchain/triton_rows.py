@@ -8,7 +8,7 @@ from typing import Any
 from perfsuite.kernel import Config, Dimension, Space
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Workload
-from perfsuite.toolchain.triton import TARGETS, TRITON_DTYPE, missing_gpu, not_resident, target_of
+from perfsuite.toolchain.triton import TARGETS, missing_gpu, not_resident, target_of
 
 # A row up to this length may be held by one block: 64 elements in each of 1024 threads.
 _LONGEST = 65536
@@ -19,8 +19,8 @@ _FLOATING = ("f32", "bf16", "f16")
 class Tile:
     """`height` rows of `cols` elements per program, `block` of them at a time, by `warps` warps.
 
-    A loop over several blocks loads `stages` blocks ahead, and with `keep` its first pass asks the L2 cache to keep what
-    the second reads.
+    A loop over several blocks loads `stages` of them ahead, and with `keep` its first pass asks the L2 cache to keep
+    what the second reads.
     """
 
     cols: int
@@ -108,11 +108,11 @@ def row_space(workload: Workload, machine: Machine, tensors: int) -> Space:
 
 
 def _default(whole: int) -> Config:
-    """About 16 elements in a thread; a row longer than 16384 is looped over."""
+    """About 16 elements in a thread; a row longer than 16384 is looped over, 8 in a thread: no target spills any."""
     loop = whole > 16384
-    block = 4096 if loop else whole
+    block = 2048 if loop else whole
     height = max(1, min(16, 512 // block))
-    warps = max(1, min(16, block * height // 512))
+    warps = 8 if loop else max(1, min(16, block * height // 512))
     return Config.of(block=block, height=height, warps=warps, stages=2 if loop else 1, keep=loop)
 
 
