@@ -18,7 +18,8 @@ def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     x = x.float()
     absmax = x.abs().amax(-1, keepdim=True)
-    inverse = torch.where(absmax > 0.0, 127.0 / absmax, 0.0)
+    # 127.0 / absmax would be a reciprocal and a product, which round twice.
+    inverse = torch.where(absmax > 0.0, torch.full_like(absmax, 127.0) / absmax, 0.0)
     return (x * inverse).round().to(torch.int8), absmax / 127.0
 
 
