@@ -13,7 +13,9 @@ import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from perfsuite.gpus import gpus
@@ -21,6 +23,16 @@ from perfsuite.machine import MACHINE_ISA, Environment, Machine
 from perfsuite.toolchain import native
 
 Caches = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What some cores did for a moment: the share that the hypervisor took, and how many of them were idle."""
+
+    stolen: float
+    idle: float
+
+
 _ROOT = Path("/")
 _GIB = 2**30
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -66,6 +78,24 @@ def allowed_cores() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
+
+
+def activity(cores: Iterable[int], seconds: float = 0.2) -> Activity:
+    """What the cores do during `seconds`, from /proc/stat; all idle where that is not told."""
+    stat = _ROOT / "proc/stat"
+    before = read_core_times(_text(stat), cores)
+    time.sleep(seconds)
+    after = read_core_times(_text(stat), cores)
+    spent = [[late - early for early, late in zip(*pair)] for pair in zip(before, after)]
+    stolen = sum(times[7] for times in spent) / max(1, sum(map(sum, spent)))
+    idle = sum((times[3] + times[4]) / max(1, sum(times)) for times in spent)
+    return Activity(stolen, idle if spent else float(len([*cores])))
+
+
+def read_core_times(text: str, cores: Iterable[int]) -> list[list[int]]:
+    """Clock ticks of each core by column of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal."""
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines() if re.match(r"cpu\d", line))
+    return [[int(ticks) for ticks in lines[f"cpu{core}"].split()[:8]] for core in cores if f"cpu{core}" in lines]
 
 
 def version(package: str) -> str:

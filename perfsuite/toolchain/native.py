@@ -111,10 +111,15 @@ def build(source: Path, isa: str, defines: Mapping[str, int | str] | None = None
     return target
 
 
-def cache_dir() -> Path:
-    """Where compiled kernels are kept: $PERFSUITE_CACHE, else the platform's cache folder."""
+def cache_path() -> Path:
+    """Where compiled kernels are kept: below $PERFSUITE_CACHE, else the platform's cache folder."""
     root = Path(os.environ.get("PERFSUITE_CACHE") or platformdirs.user_cache_dir("perfsuite", appauthor=False))
-    folder = root / "native"
+    return root / "native"
+
+
+def cache_dir() -> Path:
+    """The folder of compiled kernels, which is made if need be."""
+    folder = cache_path()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
