@@ -96,6 +96,15 @@ class Registry:
         if not matched:
             raise ValueError(self._unknown(pattern))
 
+    def names(self, pattern: str, workload: Workload, kernel: str) -> bool:
+        """Whether a pattern names this workload, its op or family, or this kernel; ValueError as for `select`."""
+        if "[" in pattern and "=" in pattern:
+            return self.workload(pattern) == workload
+        if not self.select([pattern], tests=True):
+            return False
+        words = (workload.op, self.ops[workload.op].family, kernel, kernel.partition("/")[2])
+        return any(fnmatch.fnmatchcase(word, pattern) for word in words)
+
     def workload(self, text: str) -> Workload:
         """The workload spelled out in `text`, checked against its op."""
         workload = Workload.parse(text)

@@ -25,11 +25,12 @@ from perfsuite.trial import Disturbance, Failure, FailureKind, Measurement, Tria
 HEAD = "0001"
 _KNOWN = ("0001",)
 _BUSY_SECONDS = 60
+_MIGRATION_LOCK = 0x70657266
 # First line of a bundle. 1: first format.
 BUNDLE = {"perfsuite": "trials", "format": 1}
 
 
-class ResultsError(Exception):
+class ResultsError(ValueError):
     """The database or a bundle cannot be used; the message says why and what to do."""
 
 
@@ -104,7 +105,8 @@ class Results:
     def _insert(self, connection: Connection, table: sa.Table, **values: Any) -> int:
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
-        return int(connection.execute(statement).rowcount > 0)
+        key = next(iter(table.primary_key))
+        return int(connection.execute(statement.returning(key)).first() is not None)
 
     def trials(
         self,
@@ -273,6 +275,8 @@ def _engine(url: str) -> Engine:
 
 def _prepare(engine: Engine, url: str) -> None:
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":  # SQLite's BEGIN IMMEDIATE already lets one process migrate at a time
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         names = set(sa.inspect(connection).get_table_names())
         version = (
             connection.scalar(sa.text("SELECT version_num FROM alembic_version"))

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from perfsuite import detect, doctor, places, registry, search, units
+from perfsuite import detect, places, registry, search, units
 from perfsuite.machine import Machine
 from perfsuite.plan import EFFORTS, Plan
 from perfsuite.policy import Policy
@@ -107,13 +107,7 @@ def best(pattern: str | None, db: str | None) -> tuple[Entry, ...]:
         table = decide(machine, results.trials(machine, stage="race"), known.digests, known.defaults)
     if pattern is None:
         return table.entries
-    wanted = {job.workload for job in known.select([pattern], tests=True)}
-    named = {entry for entry in table.entries if entry.kernel == pattern}
-    return tuple(e for e in table.entries if e.workload in wanted or e in named or _family(known, e) == pattern)
-
-
-def _family(known: registry.Registry, entry: Entry) -> str:
-    return known.ops[entry.workload.op].family if entry.workload.op in known.ops else ""
+    return tuple(e for e in table.entries if known.names(pattern, e.workload, e.kernel))
 
 
 def show_best(entries: Sequence[Entry], console: Console) -> None:
@@ -131,6 +125,7 @@ def show_best(entries: Sequence[Entry], console: Console) -> None:
 
 def report(out: Path | None, words: str, threads: int, db: str | None) -> Path:
     """Write the report of this machine under one policy; the path of its index.html."""
+    from perfsuite import doctor
     from perfsuite import report as pages
     from perfsuite.plan import refused
 

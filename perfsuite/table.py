@@ -85,7 +85,7 @@ class Table:
         """Write beside the target and rename: a reader never sees half a table."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n")
         temporary.replace(path)
 
     @classmethod

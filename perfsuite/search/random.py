@@ -8,4 +8,5 @@ from perfsuite.kernel import Config, Space
 
 
 def random(space: Space, seed: int) -> Generator[Config, float, None]:
-    yield from space.shuffled(seed)
+    for config in space.shuffled(seed):  # not `yield from`: a tuple's iterator cannot be sent costs
+        yield config
