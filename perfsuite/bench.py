@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import random
@@ -27,6 +28,10 @@ from perfsuite.trial import Failure, FailureKind, Measurement
 
 if TYPE_CHECKING:
     import torch
+
+    from perfsuite.measure.cuda import Timer as CudaTimer
+
+    Timer = cpu.Timer | CudaTimer
 
 # Inputs and references of one workload are kept for its next candidate, for two seeds: before and after timing.
 _SEEDS = (1, 2)
@@ -53,9 +58,12 @@ class Case:
     _expected: tuple[torch.Tensor, ...] | None = None
 
     @classmethod
-    def of(cls, op: Op, workload: Workload, seed: int) -> Case:
-        inputs = op.make_inputs(workload, seed)
+    def of(cls, op: Op, workload: Workload, seed: int, device: str) -> Case:
+        inputs = [t.to(device) for t in op.make_inputs(workload, seed)]
         return cls(op, workload, inputs, [_checksum(t) for t in inputs])
+
+    def outputs(self) -> list[torch.Tensor]:
+        return [t.to(self.inputs[0].device) for t in self.op.make_outputs(self.workload)]
 
     @property
     def expected(self) -> tuple[torch.Tensor, ...]:
@@ -65,7 +73,7 @@ class Case:
 
     def answer(self, run: Run) -> Tensors:
         """The kernel's answer, in outputs poisoned so that what it leaves unwritten shows."""
-        outputs = self.op.make_outputs(self.workload)
+        outputs = self.outputs()
         for output in outputs:
             output.fill_(float("nan") if output.is_floating_point() else 77)
         try:
@@ -107,7 +115,7 @@ class Bench:
         seconds = time.perf_counter() - start
         timer = self._timer(run, case, request)
         self.say("measure")
-        measurement = cpu.measure(timer, float(request["seconds"]))
+        measurement = _clock(timer.policy).measure(timer, float(request["seconds"]))
         _, fresh = self._built(request, _SEEDS[1])
         self.say("check")
         fresh.check(run, "after timing, on fresh inputs, ")
@@ -122,7 +130,8 @@ class Bench:
     def race(self, request: Mapping[str, Any]) -> dict[str, Any]:
         timers = []
         for candidate in request["candidates"]:
-            timers.append(self._timer(*self._built(candidate, _SEEDS[0]), request))
+            asked = {**candidate, "policy": request["policy"]}
+            timers.append(self._timer(*self._built(asked, _SEEDS[0]), request))
             self.say("measure")
             timers[-1].warm_up(_RACE_WARM_UP)
         samples: list[list[float]] = [[] for _ in timers]
@@ -144,8 +153,9 @@ class Bench:
         if workload != self._workload:
             self._workload, self._cases, self._runs = workload, {}, {}
         self.say("build")
+        policy = Policy.from_json(request["policy"])
         if seed not in self._cases:
-            self._cases[seed] = Case.of(op, workload, seed)
+            self._cases[seed] = Case.of(op, workload, seed, policy.device)
         key = str(kernel), config
         if key not in self._runs:
             try:
@@ -154,10 +164,16 @@ class Bench:
                 raise Rejected(FailureKind.BUILD, f"{type(wrong).__name__}: {wrong}") from wrong
         return self._runs[key], self._cases[seed]
 
-    def _timer(self, run: Run, case: Case, request: Mapping[str, Any]) -> cpu.Timer:
+    def _timer(self, run: Run, case: Case, request: Mapping[str, Any]) -> Timer:
         policy = Policy.from_json(request["policy"])
-        first = case.inputs, case.op.make_outputs(case.workload)
-        return cpu.Timer(run, cpu.rotated(first, policy, int(request["cache_bytes"])), policy)
+        buffers = cpu.rotated((case.inputs, case.outputs()), policy, int(request["cache_bytes"]))
+        timer: Timer = _clock(policy).Timer(run, buffers, policy)
+        return timer
+
+
+def _clock(policy: Policy) -> Any:
+    """The module that times on the policy's device."""
+    return importlib.import_module(f"perfsuite.measure.{policy.device}")
 
 
 def _checksum(tensor: torch.Tensor) -> int:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,8 +64,8 @@ class Dispatcher:
 
     def __call__(
         self, *inputs: torch.Tensor, out: torch.Tensor | Sequence[torch.Tensor] | None = None, **parameters: int
-    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """The op's output(s); leading dimensions beyond the op's axes are folded into its first axis.
+    ) -> Any:
+        """The op's output, a tuple where it has several; leading dimensions beyond the op's axes are folded into its first axis.
 
         Raises ValueError for tensors that do not fit the op, RuntimeError where gradients would be lost, LookupError
         under the miss policy `error`.

@@ -5,8 +5,6 @@ All run without gradients. `out` takes tensors to write into.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 
 from perfsuite.dispatch import fastest
@@ -18,9 +16,10 @@ def softmax(x: torch.Tensor, dim: int = -1, *, out: torch.Tensor | None = None) 
         raise ValueError(f"softmax: dim={dim}, but x has {x.dim()} dimensions")
     kernel = fastest("softmax")
     if x.is_contiguous() and dim % x.dim() == x.dim() - 1:
-        return cast(torch.Tensor, kernel(x, out=out))
+        answer: torch.Tensor = kernel(x, out=out)
+        return answer
     # The kernels run along contiguous rows: the dimension is moved to the end and back.
-    answer = cast(torch.Tensor, kernel(x.movedim(dim, -1).contiguous())).movedim(-1, dim)
+    answer = kernel(x.movedim(dim, -1).contiguous()).movedim(-1, dim)
     return answer.contiguous() if out is None else out.copy_(answer)
 
 
@@ -28,12 +27,14 @@ def layer_norm(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Layer normalisation of x[..., cols] over its last dimension with eps 1e-5; weight and bias have shape [cols]."""
-    return cast(torch.Tensor, fastest("layer_norm")(x.contiguous(), weight, bias, out=out))
+    answer: torch.Tensor = fastest("layer_norm")(x.contiguous(), weight, bias, out=out)
+    return answer
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
     """Root-mean-square normalisation of x[..., cols] over its last dimension; weight has shape [cols]."""
-    return cast(torch.Tensor, fastest("rms_norm")(x.contiguous(), weight, out=out))
+    answer: torch.Tensor = fastest("rms_norm")(x.contiguous(), weight, out=out)
+    return answer
 
 
 def add_rms_norm(
@@ -44,12 +45,13 @@ def add_rms_norm(
     out: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(rms_norm(x + residual) * weight, x + residual) of [..., cols] tensors, in one pass where a kernel fuses it."""
-    answer = fastest("add_rms_norm")(x.contiguous(), residual.contiguous(), weight, out=out)
-    return cast("tuple[torch.Tensor, torch.Tensor]", answer)
+    y, summed = fastest("add_rms_norm")(x.contiguous(), residual.contiguous(), weight, out=out)
+    return y, summed
 
 
 def int8_linear(
     x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, *, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """x[..., k] times weight[n, k] (int8, scaled by scale[n]) with x quantised row by row to int8."""
-    return cast(torch.Tensor, fastest("int8_linear")(x.contiguous(), weight, scale, out=out))
+    answer: torch.Tensor = fastest("int8_linear")(x.contiguous(), weight, scale, out=out)
+    return answer

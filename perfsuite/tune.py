@@ -220,7 +220,7 @@ class _Run:
             return
         candidate = Candidate(workload, waiting.kernel, waiting.config)
         if (str(workload), str(waiting.kernel), waiting.kernel.digest, waiting.config) not in self.costs:
-            waiting.built = self.pool.submit(self.builder.build, candidate)
+            waiting.built = self.pool.submit(self.builder.build, candidate, self.plan.policy)
 
     def _trial(self, workload: Workload, now: _Search) -> tuple[Trial, bool]:
         """The trial of the config that the search asks about: a known one, or one made and stored now."""

@@ -84,10 +84,10 @@ class Worker:
     _errors: IO[bytes] | None = None
     _read: bytes = b""
 
-    def build(self, candidate: Candidate) -> Attempt | None:
+    def build(self, candidate: Candidate, policy: Policy) -> Attempt | None:
         """Build, to fill the compilers' caches; None when it went well."""
         try:
-            answer = self._ask({"do": "build", **candidate.to_json()})
+            answer = self._ask({"do": "build", **candidate.to_json(), "policy": policy.to_json()})
         except WorkerDied as died:
             return Attempt(died.failure)
         return _attempt(answer) if "outcome" in answer else None

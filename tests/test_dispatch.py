@@ -1,0 +1,168 @@
+"""The kernel that is picked at run time, and the functions that users call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import perfsuite
+from perfsuite import detect, places, registry
+from perfsuite.kernel import Config
+from perfsuite.machine import Environment, Machine
+from perfsuite.op import Workload
+from perfsuite.policy import Policy
+from perfsuite.stats import Verdict
+from perfsuite.table import Entry, Table
+
+KNOWN = registry.discover()
+
+
+def entry(text: str, kernel: str, config: Config | None = None, digest: str | None = None, threads: int = 1) -> Entry:
+    workload = KNOWN.workload(text)
+    chosen = config or KNOWN.kernels[kernel].space(workload, detect.machine()).configs[0]
+    made = KNOWN.kernels[kernel].digest if digest is None else digest
+    return Entry(workload, Policy(threads=threads), kernel, chosen, made, 1e-6, Verdict.FASTER)
+
+
+def table(*entries: Entry, machine: Machine | None = None) -> Table:
+    return Table(machine or detect.machine(), entries)
+
+
+def other() -> str:
+    """A kernel of the op that is not the default, and runs here."""
+    workload = KNOWN.workload("softmax[rows=6,cols=70]")
+    fit = [k for k in KNOWN.kernels_for("softmax") if not k.default and not k.supports(workload, detect.machine())]
+    native = [k for k in fit if k.name.startswith("native")]
+    if not native:
+        pytest.skip("no native kernel runs here")
+    return str(native[0])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+SHAPE = "softmax[rows=6,cols=70]"
+
+
+def test_the_winner_of_the_table_is_called_and_right() -> None:
+    kernel = other()
+    dispatcher = perfsuite.fastest("softmax", table=table(entry(SHAPE, kernel)))
+    assert str(dispatcher.choice(KNOWN.workload(SHAPE))[0]) == kernel
+    x = torch.randn(2, 3, 70)
+    assert torch.allclose(dispatcher(x), torch.softmax(x, -1), atol=1e-6)
+    out = torch.empty(2, 3, 70)
+    assert dispatcher(x, out=out) is out
+    assert torch.allclose(out, torch.softmax(x, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(70,), (6, 70), (2, 3, 70), (1, 2, 3, 1, 70)])
+def test_any_number_of_leading_dimensions(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    y = perfsuite.fastest("softmax", table=table())(x)
+    assert isinstance(y, torch.Tensor)
+    assert y.shape == x.shape
+    assert torch.allclose(y, torch.softmax(x, -1), atol=1e-6)
+
+
+def test_miss_policies() -> None:
+    kernel = other()
+    known = table(entry(SHAPE, kernel), entry("softmax[rows=4096,cols=4096]", "softmax/eager"))
+    near = KNOWN.workload("softmax[rows=7,cols=71]")
+    assert KNOWN.kernels[str(perfsuite.fastest("softmax", table=known).choice(near)[0])].default
+    assert str(perfsuite.fastest("softmax", miss="nearest", table=known).choice(near)[0]) == kernel
+    with pytest.raises(LookupError, match=r"perfsuite tune 'softmax\[rows=7,cols=71,f32\]' --threads 1"):
+        perfsuite.fastest("softmax", miss="error", table=known)(torch.randn(7, 71))
+    with pytest.raises(ValueError, match="none of default, nearest, error"):
+        perfsuite.fastest("softmax", miss="luck")
+
+
+def test_other_threads_are_a_miss() -> None:
+    known = table(entry(SHAPE, other(), threads=2))
+    assert perfsuite.fastest("softmax", table=known).choice(KNOWN.workload(SHAPE), threads=1)[0].default
+    assert not perfsuite.fastest("softmax", table=known).choice(KNOWN.workload(SHAPE), threads=2)[0].default
+
+
+def test_a_stale_winner_is_not_used() -> None:
+    stale = table(entry(SHAPE, other(), digest="of yesterday"))
+    assert perfsuite.fastest("softmax", table=stale).choice(KNOWN.workload(SHAPE))[0].default
+
+
+@pytest.mark.parametrize("what", ["hardware", "software"])
+def test_a_table_of_another_machine_is_not_used_and_says_so(what: str) -> None:
+    here = detect.machine()
+    fields = here.to_json()
+    if what == "hardware":
+        fields["cpu"] = "Another 1"
+    else:
+        fields["environment"] = {**fields["environment"], "torch": "1.0"}
+        assert Environment(**fields["environment"]) != here.environment
+    foreign = table(entry(SHAPE, other()), machine=Machine.from_json(fields))
+    with pytest.warns(UserWarning, match=f"other {what}.*perfsuite tune"):
+        dispatcher = perfsuite.fastest("softmax", table=foreign)
+    assert dispatcher.choice(KNOWN.workload(SHAPE))[0].default
+
+
+def test_wrong_calls_say_what_to_do() -> None:
+    softmax = perfsuite.fastest("softmax", table=table())
+    with pytest.raises(ValueError, match=r"x is not contiguous; pass x\.contiguous\(\)"):
+        softmax(torch.randn(70, 6).t())
+    with pytest.raises(ValueError, match="dtype"):
+        softmax(torch.ones(6, 70, dtype=torch.complex64))
+    with pytest.raises(ValueError, match="takes 1 tensors"):
+        softmax(torch.ones(3, 3), torch.ones(3, 3))
+    with pytest.raises(ValueError, match="expected"):
+        softmax(torch.ones(3, 3), out=torch.ones(3, 4))
+    with pytest.raises(RuntimeError, match="not differentiated"):
+        softmax(torch.ones(3, 3, requires_grad=True))
+    with pytest.raises(ValueError, match="'softmux' is not an op"):
+        perfsuite.fastest("softmux")
+
+
+def test_the_machines_own_table_is_found() -> None:
+    kernel = other()
+    path = places.table_path(detect.machine())
+    table(entry(SHAPE, kernel)).save(path)
+    assert str(perfsuite.fastest("softmax", table=path).choice(KNOWN.workload(SHAPE))[0]) == kernel
+
+
+def test_an_unreadable_table_says_what_writes_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match="`perfsuite tune` writes a new one"):
+        perfsuite.fastest("softmax", table=path)
+
+
+@pytest.mark.parametrize("dim", [-1, 0, 1, 2, -3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_softmax_over_any_dimension(dim: int, dtype: torch.dtype) -> None:
+    x = torch.randn(3, 5, 7).to(dtype)
+    expected = torch.softmax(x.double(), dim)
+    tolerance = 1e-6 if dtype == torch.float32 else 4e-3
+    assert torch.allclose(perfsuite.ops.softmax(x, dim).double(), expected, atol=tolerance)
+    out = torch.empty_like(x)
+    perfsuite.ops.softmax(x, dim, out=out)
+    assert torch.allclose(out.double(), expected, atol=tolerance)
+    with pytest.raises(ValueError, match="dim=3"):
+        perfsuite.ops.softmax(x, 3)
+
+
+def test_norms_match_torch() -> None:
+    functional = torch.nn.functional
+    x, residual, weight, bias = torch.randn(4, 9, 96), torch.randn(4, 9, 96), torch.randn(96), torch.randn(96)
+    assert torch.allclose(
+        perfsuite.ops.layer_norm(x, weight, bias), functional.layer_norm(x, (96,), weight, bias), atol=1e-5
+    )
+    eps = float(KNOWN.ops["rms_norm"].attribute("eps"))
+    wanted = functional.rms_norm(x, (96,), weight, eps)
+    assert torch.allclose(perfsuite.ops.rms_norm(x, weight), wanted, atol=1e-5)
+    y, h = perfsuite.ops.add_rms_norm(x, residual, weight)
+    assert torch.allclose(h, x + residual, atol=1e-6)
+    assert torch.allclose(y, functional.rms_norm(x + residual, (96,), weight, eps), atol=1e-5)
+
+
+def test_workloads_and_tensors_agree() -> None:
+    assert KNOWN.ops["softmax"].bind([torch.empty(6, 70)]) == Workload.parse(SHAPE)
