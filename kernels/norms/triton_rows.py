@@ -93,7 +93,7 @@ def norm_rows(
 
 
 # The flags of each op, and how many tensors its second pass reads.
-_FLAGS = {
+FLAGS = {
     "layer_norm": ({"centred": True, "added": False}, 3),
     "rms_norm": ({"centred": False, "added": False}, 2),
     "add_rms_norm": ({"centred": False, "added": True}, 3),
@@ -102,7 +102,7 @@ _FLAGS = {
 
 def build(op: Op, workload: Workload, config: Config) -> Run:
     tile = Tile.of(config, workload["cols"])
-    flags, _ = _FLAGS[op.name]
+    flags, _ = FLAGS[op.name]
     eps = op.attribute("eps")
 
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:
@@ -117,7 +117,7 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
 
 
 def space(workload: Workload, machine: Machine) -> Space:
-    return row_space(workload, machine, tensors=_FLAGS[workload.op][1])
+    return row_space(workload, machine, tensors=FLAGS[workload.op][1])
 
 
-KERNEL = Kernel(ops=tuple(_FLAGS), build=build, space=space, supports=supports, device="cuda")
+KERNEL = Kernel(ops=tuple(FLAGS), build=build, space=space, supports=supports, device="cuda")

@@ -68,8 +68,8 @@ class Tile:
         """Why a program that reads `tensors` tensors at once in this tile is not resident on a target, or None.
 
         Shared memory is that of the pipeline (gfx942 needs none of it), all but the few bytes of the reductions. What
-        the registers come to is a fit to 1600 compiled configs of softmax, layer_norm and add_rms_norm: of those that
-        it admits 2 in 100 spill, at most 72 bytes.
+        the registers come to is a fit to 2000 compiled configs of softmax, layer_norm and add_rms_norm: of those that
+        it admits 2 in 100 spill, at most 112 bytes.
         """
         target = TARGETS[arch]
         each = -(-self.block * self.height // (self.warps * target.lanes))

@@ -1,0 +1,184 @@
+"""Triton kernels without a GPU: right in the interpreter, compiled for four targets; on a GPU where there is one."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from samples import MACHINE
+
+from perfsuite import check, registry
+from perfsuite.kernel import Config, Kernel, Space
+from perfsuite.machine import Gpu
+from perfsuite.op import ITEMSIZE, Op, Workload
+from perfsuite.toolchain import triton
+from perfsuite.toolchain.triton import TARGETS, TRITON_DTYPE, Compiled, Target, compile_ahead, jit, not_resident
+from perfsuite.toolchain.triton_rows import Tile
+
+softmax: Any = importlib.import_module("perfsuite.kernels.softmax.triton_rows")
+norms: Any = importlib.import_module("perfsuite.kernels.norms.triton_rows")
+KNOWN = registry.discover()
+KERNELS = tuple(k for k in KNOWN.kernels.values() if k.name == "triton_rows")
+PAIRS = [(KNOWN.ops[op], kernel) for kernel in KERNELS for op in kernel.ops]
+IDS = [str(op) for op, _ in PAIRS]
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, this machine has none")
+
+
+@functools.cache
+def interpreted() -> dict[str, str | None]:
+    """Every case of every kernel in the interpreter, one process for each kernel."""
+    script = str(Path(__file__).with_name("interpreted.py"))
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONWARNINGS": "ignore::RuntimeWarning"}
+    running = [
+        subprocess.Popen([sys.executable, script, str(kernel)], stdout=subprocess.PIPE, env=environment, text=True)
+        for kernel in KERNELS
+    ]
+    found: dict[str, str | None] = {}
+    for process in running:
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        found |= json.loads(out)
+    return found
+
+
+@pytest.mark.parametrize("op", [op for op, _ in PAIRS], ids=IDS)
+def test_right_in_the_interpreter(op: Op) -> None:
+    cases = {name: why for name, why in interpreted().items() if name.startswith((f"{op}[", f"{op} "))}
+    assert len(cases) > 50
+    assert {name: why for name, why in cases.items() if why is not None} == {}
+
+
+def on(target: Target) -> Any:
+    return replace(MACHINE, gpus=(Gpu("Imaginary 1", target.arch, 1 << 36, "570.1"),))
+
+
+def compiled(op: Op, workload: Workload, config: Config, target: Target) -> Compiled:
+    """The op's row kernel as its `build` would have it compiled on the target."""
+    tile = Tile.of(config, workload["cols"])
+    pointer = f"*{TRITON_DTYPE[workload.dtype]}:16"
+    if op.name == "softmax":
+        kernel, flags = softmax.softmax_rows, {}
+        signature = {"x": pointer, "y": pointer, "rows": "i32"}
+    else:
+        kernel, flags = norms.norm_rows, norms.FLAGS[op.name][0]
+        names = ("x", "residual", "weight", "bias", "y", "h")
+        signature = {**dict.fromkeys(names, pointer), "rows": "i32", "eps": "fp32"}
+    return compile_ahead(kernel, signature, flags | tile.constexprs, target, tile.options)
+
+
+def widths(op: Op) -> list[Workload]:
+    """The op's workloads of the shortest, a middle and the longest rows, in each dtype."""
+    widest = sorted({(w["cols"], w.dtype): w for w in op.workloads if not w.test}.values(), key=lambda w: w["cols"])
+    return [w for dtype in ("f32", "bf16") for each in [[w for w in widest if w.dtype == dtype]] for w in picked(each)]
+
+
+def picked(each: list[Workload]) -> list[Workload]:
+    return list(dict.fromkeys([each[0], each[len(each) // 2], each[-1]])) if each else []
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize(("op", "kernel"), PAIRS, ids=IDS)
+def test_compiles_ahead_and_is_resident(op: Op, kernel: Kernel, target: Target) -> None:
+    """The default without a spill, and another config of the space, which `allows` has found resident."""
+    for workload in widths(op):
+        space: Space = kernel.space(workload, on(target))
+        default, other = space.configs[0], random.Random(str(workload)).choice(space.configs)
+        used = compiled(op, workload, default, target)
+        assert used.error is None
+        assert (used.spills, used.registers > 0) == (0, True), f"{workload} {default}"
+        for config in (default, other):
+            used = compiled(op, workload, config, target)
+            assert used.error is None, f"{workload} {config}"
+            assert used.shared <= target.shared
+
+
+@pytest.mark.parametrize("target", [t for t in TARGETS.values() if t.backend == "cuda"], ids=lambda t: t.arch)
+def test_shared_memory_is_foreseen_and_refused(target: Target) -> None:
+    """16384 columns, three deep, of three tensors in f32 need 384 KiB: refused before and after compiling."""
+    workload = Workload.parse("add_rms_norm[rows=64,cols=128256,f32]")
+    op, config = KNOWN.ops["add_rms_norm"], Config.of(block=16384, height=1, warps=16, stages=3, keep=False)
+    reason = f"needs 393216 bytes of shared memory, {target.arch} has {target.shared}"
+    assert Tile.of(config, 128256).refused(ITEMSIZE["f32"], 3, target.arch) == reason
+    assert compiled(op, workload, config, target).error == reason
+    space = norms.space(workload, on(target))
+    assert config not in space
+    assert config in norms.space(workload, replace(MACHINE, gpus=()))
+    assert Config.of(block=2048, height=1, warps=16, stages=3, keep=False) in space
+
+
+def test_a_spill_is_counted() -> None:
+    """64 KiB of a row in 128 threads are 128 registers too many for each, on every target but the one with 512."""
+    workload, config = Workload.parse("softmax[rows=64,cols=32768,f32]"), Config.of(block=32768, height=1, warps=4)
+    full = Config((*config.values, ("stages", 1), ("keep", False)))
+    used = {arch: compiled(KNOWN.ops["softmax"], workload, full, target) for arch, target in TARGETS.items()}
+    assert all(used[arch].spills > 100 for arch in ("sm_80", "sm_90", "sm_100"))
+    assert used["gfx942"].spills == 0
+
+
+def test_not_resident_says_what_is_short() -> None:
+    h100, mi300 = TARGETS["sm_90"], TARGETS["gfx942"]
+    assert not_resident(h100, warps=32, shared=232448, registers=64) is None
+    assert not_resident(h100, 1, shared=300000) == "needs 300000 bytes of shared memory, sm_90 has 232448"
+    assert not_resident(mi300, 32) == "needs 2048 threads in a block, gfx942 has 1024"
+    assert not_resident(h100, 1, registers=256) == "needs 256 registers in a thread, sm_90 has 255"
+    assert not_resident(h100, 16, registers=200) == "needs 102400 registers, sm_90 has 65536"
+
+
+@jit
+def wrong(x: int, n: int) -> None:
+    tl.store(x + n, no_such_name)  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_a_compile_error_is_a_text() -> None:
+    used = compile_ahead(wrong, {"x": "*fp32:16", "n": "i32"}, {}, TARGETS["sm_90"], {"num_warps": 1})
+    assert used.error is not None
+    assert "no_such_name is not defined" in used.error
+
+
+@pytest.mark.parametrize("module", [softmax, norms], ids=["softmax", "norms"])
+def test_without_gpu_or_triton_or_dtype_the_reason_is_told(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel: Kernel = module.KERNEL
+    sizes = (("rows", 64), ("cols", 768))
+    workload = Workload(kernel.ops[0], sizes)
+    assert kernel.supports(workload, MACHINE) is None
+    assert kernel.supports(workload, replace(MACHINE, gpus=())) == "needs a GPU, this machine has none"
+    assert kernel.supports(Workload(kernel.ops[0], sizes, "i8"), MACHINE) == "computes f32, bf16, f16, not i8"
+    monkeypatch.setitem(sys.modules, "triton", None)
+    triton.available.cache_clear()
+    reason = kernel.supports(workload, MACHINE)
+    triton.available.cache_clear()
+    assert reason == "needs triton, which is not installed: pip install 'perfsuite[gpu]'"
+
+
+def test_importing_the_kernels_does_not_import_triton() -> None:
+    code = f"import sys, {softmax.__name__}, {norms.__name__}; print('triton' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize(("op", "kernel"), PAIRS, ids=IDS)
+def test_right_on_the_gpu(op: Op, kernel: Kernel) -> None:
+    from perfsuite import checks, detect
+
+    for case in checks.cases(op):
+        expected = op.expected(case.inputs, case.workload)
+        inputs = [t.cuda() for t in case.inputs]
+        for config in checks.chosen_configs(kernel, case.workload, 4):
+            assert kernel.supports(case.workload, detect.machine()) is None
+            outputs = [torch.full_like(t, float("nan")).cuda() for t in op.make_outputs(case.workload)]
+            answer = kernel.build(op, case.workload, config)(inputs, outputs)
+            why = check.wrong(op, case.workload, [t.cpu() for t in answer], expected)
+            assert why is None, f"{case.workload} {case.about}, {config}: {why}"
