@@ -16,6 +16,8 @@ from perfsuite.report.winners import Timing, Winner
 
 # More rows than this are no picture but a table, and that is there too.
 MOST = 48
+# A share above this is no noise of a good measurement.
+BEYOND = 1.05
 COLUMNS = (
     ("Workload", "code"),
     ("Kernel", "code"),
@@ -43,6 +45,11 @@ def section(evidence: Evidence, found: Sequence[Winner]) -> Section:
         "verdicts of paired rounds against the default kernel; DEFAULT means that nothing beat it. A ratio marked ~ "
         "compares times of different runs. Ties are finalists that the race could not tell from the winner."
     ]
+    if any((winner.share or 0.0) > BEYOND for winner in found):
+        words.append(
+            "Shares above 100 % mean that a kernel moved its data faster than the probes did: they were disturbed, or "
+            "their space lacks something."
+        )
     pictures = _pictures(evidence, found)
     return Section("winners", "Winners", tuple(words), pictures, tuple(grids))
 

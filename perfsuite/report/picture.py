@@ -68,15 +68,30 @@ class Picture:
         return target.getvalue()
 
 
+def panels(
+    theme: Theme, height: float, count: int, left: float = 0.85, right: float = 0.35, legend_rows: int = 0
+) -> tuple[Figure, list[Axes]]:
+    """A figure of WIDTH x `height` inches with plots side by side; margins in inches, room for legend rows above."""
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=theme.surface)
+    FigureCanvasAgg(figure)
+    bottom, top, gap = 0.52, 0.2 + 0.22 * legend_rows, 0.2
+    wide = (WIDTH - left - right - gap * (count - 1)) / count
+    axes = [
+        figure.add_axes(
+            ((left + at * (wide + gap)) / WIDTH, bottom / height, wide / WIDTH, 1.0 - (bottom + top) / height)
+        )
+        for at in range(count)
+    ]
+    for each in axes:
+        clothe(each, theme)
+    return figure, axes
+
+
 def plot(
     theme: Theme, height: float, left: float = 0.85, right: float = 0.35, legend_rows: int = 0
 ) -> tuple[Figure, Axes]:
-    """A figure of WIDTH x `height` inches with one plot in it; margins in inches, room for legend rows above."""
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=theme.surface)
-    FigureCanvasAgg(figure)
-    bottom, top = 0.52, 0.2 + 0.22 * legend_rows
-    axes = figure.add_axes((left / WIDTH, bottom / height, 1.0 - (left + right) / WIDTH, 1.0 - (bottom + top) / height))
-    clothe(axes, theme)
+    """A figure with a single plot."""
+    figure, (axes,) = panels(theme, height, 1, left, right, legend_rows)
     return figure, axes
 
 
@@ -182,9 +197,7 @@ def label_points(
     written = 0
     for (x, y), (_, _, label) in zip(places, points):
         width = 0.6 * unit * len(label)
-        offsets = [(0.7, -0.45), (-0.7 - width / unit, -0.45), (0.4, 0.5), (0.4, -1.5)]
-        offsets += [(-width / unit - 0.3, 0.5), (-width / unit - 0.3, -1.5), (-width / unit / 2, 0.8)]
-        for right, up in offsets:
+        for right, up in _offsets(width / unit):
             box = text_box(x + right * unit, y + up * unit, label, size)
             fits = inside.left <= box.left and box.right <= inside.right
             fits = fits and inside.bottom <= box.bottom and box.top <= inside.top
@@ -204,3 +217,13 @@ def label_points(
                 written += 1
                 break
     return written
+
+
+def _offsets(width: float) -> list[tuple[float, float]]:
+    """Where a label of that width may start, seen from its point, the best place first; in units of its size."""
+    sides = (0.7, -0.7 - width)
+    return (
+        [(side, up) for up in (-0.45, 0.5, -1.5) for side in sides]
+        + [(-width / 2, 0.8)]
+        + [(side, up) for up in (1.5, -2.5) for side in (0.2, -0.2 - width)]
+    )

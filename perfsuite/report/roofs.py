@@ -39,7 +39,7 @@ def pictures(evidence: Evidence, found: Sequence[Winner]) -> list[Picture]:
         Picture(
             f"roofline-{dtype}",
             f"Roofline, {dtype}",
-            f"{units.several(len(own), 'winner')} on {dtype}.",
+            f"{units.several(len(own), 'winner')} on {dtype}." if own else "No winner computes in it yet.",
             partial(_draw, evidence, dtype, own),
         )
         for dtype in sorted({c.dtype for c in ceilings.peaks})
@@ -49,7 +49,7 @@ def pictures(evidence: Evidence, found: Sequence[Winner]) -> list[Picture]:
 
 def _draw(evidence: Evidence, dtype: str, found: Sequence[Winner], theme: Theme) -> Figure:
     ceilings = evidence.ceilings
-    peaks = roofs(ceilings, dtype)
+    peaks = [c for c in ceilings.peaks if c.dtype == dtype]
     figure, axes = plot(theme, 6.0, left=1.0, legend_rows=1)
     axes.set(xscale="log", yscale="log", xlabel="operations per byte of compulsory traffic")
     top = peaks[0].value
@@ -58,7 +58,7 @@ def _draw(evidence: Evidence, dtype: str, found: Sequence[Winner], theme: Theme)
     x = [places[w.entry.workload] for w in found]
     y = [w.intensity * w.op.least_bytes(w.entry.workload) / w.entry.seconds for w in found if w.op]
     slowest = [_rate(w, w.default.seconds) for w in found if w.default] + y
-    left, right = min([0.25, *(0.5 * v for v in x)]), max([4.0 * ridge, *(3.0 * v for v in x)])
+    left, right = min([0.25, *(0.25 * v for v in x)]), max([2.5 * ridge, *(3.0 * v for v in x)])
     low = min([0.6 * left * ceilings.levels[-1].bandwidth, *(0.5 * v for v in slowest)])
     axes.set(xlim=(left, right), ylim=(low, 2.2 * top))
     log_scale(axes.xaxis, lambda value: f"{value:g}")
@@ -69,12 +69,6 @@ def _draw(evidence: Evidence, dtype: str, found: Sequence[Winner], theme: Theme)
     if found:
         legend(axes, theme)
     return figure
-
-
-def roofs(ceilings: Ceilings, dtype: str) -> list[Ceiling]:
-    """The peak of each ISA on the dtype, highest first; a kernel that names no ISA counts only if it is the best."""
-    peaks = [c for c in ceilings.peaks if c.dtype == dtype]
-    return [c for at, c in enumerate(peaks) if c.isa or at == 0]
 
 
 def side_by_side(found: Sequence[Winner]) -> dict[Workload, float]:

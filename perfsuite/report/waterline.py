@@ -24,8 +24,8 @@ from perfsuite.roofline import Ceilings
 MOST = 4
 ABOUT = (
     "Each bar is a kernel: its width the bytes it must move in a forward pass, its height the operations per byte, its "
-    "area the useful work. Water fills what memory leaves of the peak. Fusing kernels narrows their bars and lifts "
-    "them; where all stand above the water there is nothing to gain by it."
+    "area the useful work (bars taller than the picture are cut). Water fills what memory leaves of the peak. Fusing "
+    "kernels narrows their bars and lifts them; where all stand above the water there is nothing to gain by it."
 )
 MIB = float(1 << 20)
 
