@@ -61,18 +61,18 @@ def chosen_configs(kernel: Kernel, workload: Workload, count: int) -> tuple[Conf
     return (first, *random.Random(str(workload)).sample(others, min(count - 1, len(others))))
 
 
-def answer(op: Op, case: Case, run: Run) -> str | None:
-    """Why a built kernel's answer to the case is wrong, or None; outputs are poisoned first."""
+def answer(op: Op, case: Case, run: Run, device: str = "cpu") -> str | None:
+    """Why a built kernel's answer to the case, given on `device`, is wrong, or None; outputs are poisoned first."""
     import torch
 
-    outputs = op.make_outputs(case.workload)
+    inputs = [tensor.to(device, copy=True) for tensor in case.inputs]
+    outputs = [tensor.to(device) for tensor in op.make_outputs(case.workload)]
     for output in outputs:
         output.fill_(float("nan") if output.is_floating_point() else 77)
-    before = [tensor.clone() for tensor in case.inputs]
     with torch.no_grad():
-        got = run(case.inputs, outputs)
-    for operand, tensor, was in zip(op.inputs, case.inputs, before):
-        if not torch.equal(tensor.nan_to_num(7.0), was.nan_to_num(7.0)):
+        got = [tensor.cpu() for tensor in run(inputs, outputs)]
+    for operand, tensor, was in zip(op.inputs, inputs, case.inputs):
+        if not torch.equal(tensor.cpu().nan_to_num(7.0), was.nan_to_num(7.0)):
             return f"it changes its input {operand.name}"
     return check.wrong(op, case.workload, got, op.expected(case.inputs, case.workload))
 
@@ -83,6 +83,7 @@ def examine(op: Op, kernel: Kernel, configs: int, most_workloads: int | None = N
     With `most_workloads` only the cases of the first so many workloads: for kernels that take seconds to compile.
     """
     machine, answers, reasons = detect.machine(), 0, []
+    device = "cuda" if kernel.device == "cuda" else "cpu"
     runs: dict[tuple[Workload, Config], Run] = {}  # edge cases often share a shape, and compiling is what takes time
     for case in cases(op):
         reason = refused(kernel, case.workload, machine)
@@ -95,7 +96,7 @@ def examine(op: Op, kernel: Kernel, configs: int, most_workloads: int | None = N
             try:
                 if (case.workload, config) not in runs:
                     runs[case.workload, config] = kernel.build(op, case.workload, config)
-                wrong = answer(op, case, runs[case.workload, config])
+                wrong = answer(op, case, runs[case.workload, config], device)
             except Exception as failed:  # a foreign kernel's code may raise anything
                 wrong = f"{type(failed).__name__}: {failed}"
             answers += 1

@@ -18,7 +18,7 @@ import pytest
 import torch
 from samples import MACHINE
 
-from perfsuite import check, registry
+from perfsuite import checks, registry
 from perfsuite.kernel import Config, Kernel, Space
 from perfsuite.machine import Gpu
 from perfsuite.op import ITEMSIZE, Op, Workload
@@ -171,14 +171,5 @@ def test_importing_the_kernels_does_not_import_triton() -> None:
 @on_gpu
 @pytest.mark.parametrize(("op", "kernel"), PAIRS, ids=IDS)
 def test_right_on_the_gpu(op: Op, kernel: Kernel) -> None:
-    from perfsuite import checks, detect
-
-    for case in checks.cases(op):
-        expected = op.expected(case.inputs, case.workload)
-        inputs = [t.cuda() for t in case.inputs]
-        for config in checks.chosen_configs(kernel, case.workload, 4):
-            assert kernel.supports(case.workload, detect.machine()) is None
-            outputs = [torch.full_like(t, float("nan")).cuda() for t in op.make_outputs(case.workload)]
-            answer = kernel.build(op, case.workload, config)(inputs, outputs)
-            why = check.wrong(op, case.workload, [t.cpu() for t in answer], expected)
-            assert why is None, f"{case.workload} {case.about}, {config}: {why}"
+    finding = checks.examine(op, kernel, 4)
+    assert (finding.reason, finding.refused) == (None, None)

@@ -2,8 +2,8 @@
 
 Launched eagerly, a call takes as long as its launch when that is longer than the kernel: what a user of the kernel
 would see. A graph has the launches behind it. Cold calls rotate over buffers that exceed the L2 cache (`cpu.rotated`
-makes them, `l2_bytes` says how large it is) instead of overwriting the cache before each call: they need no event pair
-of their own, work within a graph, and leave no dirty lines whose write-back would fall into the timed kernel.
+makes them) instead of overwriting the cache before each call: they need no event pair of their own, work within a
+graph, and leave no dirty lines whose write-back would fall into the timed kernel.
 """
 
 from __future__ import annotations
@@ -29,11 +29,6 @@ FEWEST, MOST = 7, 200
 # Clocks have risen when this many samples in a row lie within this fraction of each other.
 _STEADY, _STEADY_SAMPLES, _WARM_UP_SHARE = 0.03, 5, 0.3
 _SHORTEST = 1e-7
-
-
-def l2_bytes() -> int:
-    """Size of the L2 cache of the current GPU."""
-    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size)
 
 
 @dataclass
