@@ -500,6 +500,20 @@ def test_without_probes_there_is_a_report_without_ceilings(tmp_path: Path, evide
     assert "models" in names and not names & {"efficiency", "roofline-f32", "bandwidth", "waterline-1"}
 
 
+def test_softmax_on_many_rows_alone_says_how_to_run_the_two_pass_experiment(tmp_path: Path) -> None:
+    text = _text(build_evidence(SOFTMAX[:2]), tmp_path)
+    assert "The Two-Pass experiment needs 3 lengths or more" in text
+    assert "perfsuite tune 'softmax[rows=1,cols=65536,f32]'" in text
+
+
+def test_ties_and_shares_above_the_ceiling_are_said(tmp_path: Path, evidence: Evidence) -> None:
+    entry = evidence.table.entries[0]
+    other = ("softmax/native_two_pass_pairs", Config.of(isa="avx2"))
+    tied = replace(entry, ties=((entry.kernel, Config()), other), seconds=entry.seconds / 9.0)
+    text = _text(replace(evidence, table=Table(MACHINE, (tied,))), tmp_path)
+    assert "| 2<br><sub>native_two_pass_pairs</sub> |" in text and "Shares above 100 %" in text
+
+
 def test_only_failures(tmp_path: Path, evidence: Evidence) -> None:
     text = _text(replace(evidence, trials=_failed(), table=Table(MACHINE, ())), tmp_path)
     assert "Every trial failed: the reasons are below." in text and "4 trials gave no time" in text

@@ -19,6 +19,9 @@ from perfsuite.report.section import Section
 
 FEW_ROWS = 4
 LENGTHS = 3
+TITLE = "Softmax algorithms"
+MISSING = f"The Two-Pass experiment needs {LENGTHS} lengths or more on at most {FEW_ROWS} rows, such as these:"
+COMMANDS = tuple(f"perfsuite tune 'softmax[rows=1,cols={1 << power},f32]'" for power in (16, 20, 24))
 YTICKS = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 TWO_PASS = "native_two_pass_pairs"
 THREE_PASS = ("native_three_pass_recompute", "native_three_pass_reload")
@@ -166,11 +169,12 @@ def _draw(experiment: Experiment, theme: Theme) -> Figure:
 def section(evidence: Evidence) -> Section | None:
     found = experiments(evidence)
     if not found:
-        return None
+        timed = any(workload.op == "softmax" for workload in evidence.times)
+        return Section("algorithms", TITLE, (MISSING,), commands=COMMANDS) if timed else None
     words = [finding for experiment in found for finding in findings(experiment)]
     about = (
         "The Two-Pass algorithm (arXiv 2001.04438) keeps exponentials as pairs of mantissa and exponent and so reads a "
         "row once less than the three-pass ones. The claim is of its abstract: out of cache, on another machine; "
         "figures here are the best medians of the search."
     )
-    return Section("algorithms", "Softmax algorithms", (about, *words), tuple(pictures(evidence)))
+    return Section("algorithms", TITLE, (about, *words), tuple(pictures(evidence)))

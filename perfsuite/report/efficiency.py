@@ -39,16 +39,16 @@ def section(evidence: Evidence, found: Sequence[Winner]) -> Section:
         Grid(COLUMNS, tuple(_winner_row(winner) for winner in found if winner.family == family), title=family)
         for family in families
     ]
-    defaults = ", ".join(f"`{kernel}`" for kernel in sorted(evidence.defaults)) or "none"
+    defaults = [f"`{kernel}`" for kernel in sorted(evidence.defaults) if kernel.partition("/")[0] in families]
     words = [
-        f"Times are those of {evidence.machine.cpu}; compare the ratios. Default: {defaults}. FASTER and TIE are "
-        "verdicts of paired rounds against the default kernel; DEFAULT means that nothing beat it. A ratio marked ~ "
+        f"Times are those of {evidence.machine.cpu}; compare the ratios. Default: {', '.join(defaults) or 'none'}. "
+        "FASTER and TIE are verdicts of paired rounds against the default kernel; DEFAULT means that nothing beat it. A ratio marked ~ "
         "compares times of different runs. Ties are finalists that the race could not tell from the winner."
     ]
     if any((winner.share or 0.0) > BEYOND for winner in found):
         words.append(
-            "Shares above 100 % mean that a kernel moved its data faster than the probes did: they were disturbed, or "
-            "their space lacks something."
+            "Shares above 100 % mean that a kernel was faster than the probes: these were disturbed, or their space "
+            "lacks something."
         )
     pictures = _pictures(evidence, found)
     return Section("winners", "Winners", tuple(words), pictures, tuple(grids))
@@ -76,18 +76,22 @@ def _winner_row(winner: Winner) -> tuple[Cell, ...]:
     beaten = ""
     if winner.challenger is not None:
         other = winner.challenger
-        beaten = f"next: {other.kernel.rpartition('/')[2]} {units.ratio(entry.seconds / other.seconds)}"
+        beaten = f"next: {_file(other.kernel)} {units.ratio(entry.seconds / other.seconds)}"
     return cells(
         Cell(str(entry.workload), used_by),
-        Cell(entry.kernel.rpartition("/")[2], str(entry.config) if entry.config.values else ""),
+        Cell(_file(entry.kernel), str(entry.config) if entry.config.values else ""),
         units.seconds(entry.seconds),
         _over(winner, winner.default),
         _over(winner, winner.inductor),
         NONE if winner.share is None else units.percent(winner.share),
         winner.binding or NONE,
-        Cell(str(len(entry.ties)), ", ".join(dict.fromkeys(kernel.rpartition("/")[2] for kernel, _ in entry.ties))),
+        Cell(str(len(entry.ties)), ", ".join(dict.fromkeys(_file(k) for k, _ in entry.ties if k != entry.kernel))),
         Cell(str(entry.verdict), beaten),
     )
+
+
+def _file(kernel: str) -> str:
+    return kernel.rpartition("/")[2]
 
 
 def _over(winner: Winner, other: Timing | None) -> str:
