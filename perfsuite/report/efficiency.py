@@ -41,9 +41,10 @@ def section(evidence: Evidence, found: Sequence[Winner]) -> Section:
     ]
     defaults = [f"`{kernel}`" for kernel in sorted(evidence.defaults) if kernel.partition("/")[0] in families]
     words = [
-        f"Times are those of {evidence.machine.cpu}; compare the ratios. Default: {', '.join(defaults) or 'none'}. "
-        "FASTER and TIE are verdicts of paired rounds against the default kernel; DEFAULT means that nothing beat it. A ratio marked ~ "
-        "compares times of different runs. Ties are finalists that the race could not tell from the winner."
+        f"Times are those of {evidence.machine.cpu}; compare the ratios. Default: {', '.join(defaults) or 'none'}.",
+        "FASTER and TIE are verdicts of paired rounds against the default kernel; DEFAULT means that nothing beat it. "
+        "A ratio marked ~ compares times of different runs. Ties are finalists that the race could not tell from the "
+        "winner.",
     ]
     if any((winner.share or 0.0) > BEYOND for winner in found):
         words.append(
