@@ -154,13 +154,15 @@ def compare(
     threads: Annotated[int, typer.Option(min=1)] = 1,
     rounds: Annotated[int, typer.Option(min=8, help="Interleaved rounds.")] = 40,
     policy: Annotated[str, typer.Option(metavar="WORDS", help="As given to `tune`.")] = "",
+    peers: Annotated[bool, typer.Option("--peers", help="Other libraries too, where they are installed.")] = False,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
     """Race every kernel's best config, with a plain copy of the same bytes, in one interleaved run."""
     from perfsuite import compare
+    from perfsuite.policy import Policy
 
-    rows = compare.compare(tuple(patterns or ()), policy, threads, rounds, db)
+    rows = compare.compare(tuple(patterns or ()), Policy.parse(policy, threads), rounds, db, peers=peers)
     if as_json:
         _print_json([row.to_json() for row in rows])
     else:

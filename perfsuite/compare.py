@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +20,7 @@ from perfsuite.plan import refused
 from perfsuite.policy import Policy
 from perfsuite.registry import Registry
 from perfsuite.results import Results
-from perfsuite.trial import Trial
+from perfsuite.trial import Failure, Trial
 from perfsuite.worker import Candidate, Worker, WorkerDied, alone
 
 COPY = "copy"
@@ -38,13 +41,20 @@ class Row:
         return asdict(self)
 
 
-def compare(patterns: Sequence[str], words: str, threads: int, rounds: int, db: str | None) -> list[Row]:
-    """Race, per workload, the best known config of every kernel (its default where none is known) and a copy."""
+def compare(patterns: Sequence[str], policy: Policy, rounds: int, db: str | None, *, peers: bool = False) -> list[Row]:
+    """Race, per workload, the best known config of every kernel (its default where none is known) and a copy.
+
+    With `peers`, the other libraries of the folder `peers` that are installed take part.
+    """
+    if peers:
+        # In the environment, because the worker finds its kernels itself.
+        os.environ["PERFSUITE_KERNELS"] = os.pathsep.join(
+            filter(None, [os.environ.get("PERFSUITE_KERNELS"), str(Path(__file__).with_name("peers"))])
+        )
     machine, known = detect.machine(), registry.discover()
-    policy = Policy.parse(words, threads)
     with Results.open(places.database_url(db)) as results:
         trials = results.trials(machine, policy=policy, stage="search")
-    worker = Worker(detect.allowed_cores()[-threads:], threads)
+    worker = Worker(detect.allowed_cores()[-policy.threads :], policy.threads)
     rows: list[Row] = []
     try:
         for job in known.select(patterns):
@@ -76,19 +86,26 @@ def _copies(known: Registry, machine: Machine, workload: Workload) -> list[Candi
 
 
 def _raced(worker: Worker, candidates: Sequence[Candidate], policy: Policy, rounds: int) -> Iterator[Row]:
+    """The rows of one race, fastest first. A candidate that cannot be built or run is left out with a word."""
+    able = []
+    for candidate in candidates:
+        failed = worker.build(candidate, policy)
+        if failed is None:
+            able.append(candidate)
+        elif isinstance(failed.outcome, Failure):
+            print(f"perfsuite: {candidate} is left out: {failed.outcome.reason}", file=sys.stderr)
     try:
         with alone():
-            samples = worker.race(candidates, policy, rounds, seed=1)
+            samples = worker.race(able, policy, rounds, seed=1)
     except WorkerDied as died:
-        raise RuntimeError(f"{candidates[0].workload}: {died}") from died
-    copy = next((s for c, s in zip(candidates, samples) if c.workload.op == COPY), None)
-    eager = next((s for c, s in zip(candidates, samples) if c.kernel.default and c.workload.op != COPY), None)
+        raise ValueError(f"{candidates[0].workload}: the race ended early: {died}") from died
+    copy = next((s for c, s in zip(able, samples) if c.workload.op == COPY), None)
+    eager = next((s for c, s in zip(able, samples) if c.kernel.default and c.workload.op != COPY), None)
     workload = str(candidates[0].workload)
-    for candidate, times in sorted(zip(candidates, samples), key=lambda pair: statistics.median(pair[1])):
+    for candidate, times in sorted(zip(able, samples), key=lambda pair: statistics.median(pair[1])):
         name = "plain copy" if candidate.workload.op == COPY else str(candidate.kernel)
-        yield Row(
-            workload, name, str(candidate.config), statistics.median(times), _ratio(times, copy), _ratio(times, eager)
-        )
+        ratios = _ratio(times, copy), _ratio(times, eager)
+        yield Row(workload, name, str(candidate.config), statistics.median(times), *ratios)
 
 
 def _ratio(times: Sequence[float], against: Sequence[float] | None) -> float | None:

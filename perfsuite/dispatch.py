@@ -65,7 +65,7 @@ class Dispatcher:
     def __call__(
         self, *inputs: torch.Tensor, out: torch.Tensor | Sequence[torch.Tensor] | None = None, **parameters: int
     ) -> Any:
-        """The op's output, a tuple where it has several; leading dimensions beyond the op's axes are folded into its first axis.
+        """The op's output, a tuple where it has several; leading dimensions are folded into the op's first axis.
 
         Raises ValueError for tensors that do not fit the op, RuntimeError where gradients would be lost, LookupError
         under the miss policy `error`.

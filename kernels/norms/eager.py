@@ -46,4 +46,4 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
     return run
 
 
-KERNEL = Kernel(ops=tuple(_COMPUTE), build=build, default=True)
+KERNEL = Kernel(ops=tuple(_COMPUTE), build=build, device="any", default=True)
