@@ -205,7 +205,7 @@ class Ceilings:
         level = self.level(size)
         if bandwidth is None or level is None or (work > 0.0 and peak is None):
             return {}
-        bounds = {f"{level.name} bandwidth": size / bandwidth, CALL: self.call_seconds}
+        bounds = {f"{level.name} bandwidth": op.traffic(workload) / bandwidth, CALL: self.call_seconds}
         if peak is not None:
             bounds[f"{dtype} peak"] = work / peak
         return bounds
@@ -230,7 +230,9 @@ class Ceilings:
         enough = min(size / 4, largest)
         bandwidth = max((c.value for c in self.bandwidths if c.footprint >= enough), default=None)
         peak = max((c.value for c in self.peaks if ITEMSIZE[c.dtype] == wide), default=None)
-        floors = [amount / best for amount, best in ((size, bandwidth), (work, peak)) if best is not None]
+        floors = [
+            amount / best for amount, best in ((op.traffic(workload), bandwidth), (work, peak)) if best is not None
+        ]
         return PLAUSIBLE * max(floors) if floors else None
 
 
