@@ -60,21 +60,20 @@ def _edge_cases(dtype: str) -> Iterator[tuple[str, tuple[torch.Tensor, ...]]]:
     yield "scale 1e-20", ((x * 1e-20).to(kind), weight, scale)
 
 
-def _rows(name: str) -> tuple[Workload, ...]:
-    both = ("f32", "bf16")
+def _workloads() -> tuple[Workload, ...]:
     models: list[tuple[tuple[int, int, int], dict[str, int]]] = [
-        ((512, 1024, 4096), {"Llama-3-8B s=512": 64}),  # the projections to keys and values
+        ((512, 4096, 1024), {"Llama-3-8B s=512": 64}),  # the projections to keys and values
         ((16, 4096, 4096), {"Llama-3-8B decode b=16": 64}),  # those to queries and to the output
         ((1, 4096, 4096), {"Llama-3-8B decode b=1": 64}),
-        ((512, 3072, 768), {"BERT-base b=4 s=128": 12}),
         ((512, 768, 3072), {"BERT-base b=4 s=128": 12}),
+        ((512, 3072, 768), {"BERT-base b=4 s=128": 12}),
         ((512, 1024, 1024), {"BERT-large b=4 s=128": 96}),
-        ((512, 4096, 1024), {"BERT-large b=4 s=128": 24}),
+        ((512, 1024, 4096), {"BERT-large b=4 s=128": 24}),
         ((2048, 2048, 2048), {"Llama-3.2-1B s=2048": 32}),
     ]
-    tests = [(1, 1, 1), (3, 5, 7), (7, 33, 64), (13, 64, 100), (33, 70, 257), (0, 4, 8), (65, 130, 1030)]
-    rows = [(shape, both, calls) for shape, calls in models] + [(shape, both, {}) for shape in tests]
-    return workloads("int8_linear", [(dict(zip("mnk", shape)), dtypes, calls) for shape, dtypes, calls in rows])
+    tests = [(1, 1, 1), (3, 7, 5), (7, 64, 33), (13, 100, 64), (33, 257, 70), (0, 8, 4), (65, 1030, 130)]
+    rows = [*models, *((shape, {}) for shape in tests)]
+    return workloads("int8_linear", [(dict(zip("mkn", shape)), ("f32", "bf16"), calls) for shape, calls in rows])
 
 
 OPS: tuple[Op, ...] = (
@@ -88,7 +87,7 @@ OPS: tuple[Op, ...] = (
         outputs=(Operand("y", ("m", "n")),),
         reference=_int8_linear,
         flops=lambda sizes: 2.0 * sizes["m"] * sizes["n"] * sizes["k"],
-        workloads=_rows("int8_linear"),
+        workloads=_workloads(),
         tolerance=_tolerance,
         samples=_samples,
         edge_cases=_edge_cases,

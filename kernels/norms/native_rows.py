@@ -6,6 +6,7 @@ One data flow serves every op of FLOWS; what differs is fixed when the source is
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
@@ -75,9 +76,9 @@ def space(workload: Workload, machine: Machine) -> Space:
 
 def build(op: Op, workload: Workload, config: Config) -> Run:
     normalise = _choose(op, workload, config)
-    in_step = _choose(op, workload, Config.of(**{**dict(config.values), "stream": False}))
     cols = workload["cols"]
-    plan = _Plan(workload["rows"], cols, cols if config["shift"] == "row" else _LEAD, op.attribute("eps"))
+    lead = cols if config["shift"] == "row" else min(cols, _LEAD)
+    plan = ctypes.pointer(_Plan(workload["rows"], cols, lead, op.attribute("eps")))
     names = [operand.name for operand in op.inputs]
     slots = [names.index(name) if name in names else None for name in ("x", "residual", "weight", "bias")]
     absent = [None] * (2 - len(op.outputs))
@@ -85,14 +86,13 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:
         sources = [None if slot is None else inputs[slot].data_ptr() for slot in slots]
         targets = [output.data_ptr() for output in outputs]
-        aligned = not any(target % _LINE for target in targets)
-        (normalise if aligned else in_step)(plan, *sources, *targets, *absent)
+        normalise(plan, *sources, *targets, *absent)
         return outputs
 
     return run
 
 
-def _choose(op: Op, workload: Workload, config: Config) -> ctypes._CFuncPtr:
+def _choose(op: Op, workload: Workload, config: Config) -> Callable[..., None]:
     library = native.load(
         Path(__file__).with_name("rows.cpp"), config["isa"], {**FLOWS[op.name], "T": _STORAGE[workload.dtype]}
     )

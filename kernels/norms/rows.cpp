@@ -118,12 +118,23 @@ void range(const Plan& plan, const Pointers& at, int64_t row, int64_t end) {
     else if constexpr (STREAM) _mm_sfence();
 }
 
+// Streaming stores need whole lines: every row must start at one.
+constexpr uintptr_t LINE = 64;
+
+static bool starts_lines(const Plan& plan, const Pointers& at) {
+    const uintptr_t bits = plan.cols * sizeof(T) | reinterpret_cast<uintptr_t>(at.y) | reinterpret_cast<uintptr_t>(at.h);
+    return bits % LINE == 0;
+}
+
 // A thread gets no fewer elements than this: waking another costs some microseconds.
 constexpr int64_t GRAIN = 32768;
 
 template <int ROWS, int VECTORS, bool STREAM, bool PREFETCH>
 void all(const Plan* plan, const T* x, const T* residual, const T* weight, const T* bias, T* y, T* h) {
     const Pointers at{x, residual, weight, bias, y, h};
+    if constexpr (STREAM)
+        if (!starts_lines(*plan, at))
+            return all<ROWS, VECTORS, false, PREFETCH>(plan, x, residual, weight, bias, y, h);
     const int64_t rows = plan->rows;
     const int threads = static_cast<int>(
         std::clamp<int64_t>(rows * plan->cols / GRAIN, 1, std::min<int64_t>(omp_get_max_threads(), rows + 1)));

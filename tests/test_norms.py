@@ -1,0 +1,150 @@
+"""Row norms beyond the examples that every kernel must pass: any length, pointer, config and number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import MACHINE
+
+from perfsuite import check, detect, registry
+from perfsuite.kernel import Config
+from perfsuite.op import torch_dtype
+
+KNOWN = registry.discover()
+KERNEL = KNOWN.kernels["norms/native_rows"]
+HERE = detect.machine()
+NORMS = ("layer_norm", "rms_norm", "add_rms_norm")
+DTYPES = ("f32", "bf16")
+Tensors = Sequence[torch.Tensor]
+
+if (reason := KERNEL.supports(KNOWN.ops["rms_norm"].workloads[0], HERE)) is not None:
+    pytest.skip(reason, allow_module_level=True)
+
+
+def configs(name: str, dtype: str) -> tuple[Config, ...]:
+    """Every config there is for long rows; for short ones it holds them all, and more."""
+    return KERNEL.space(KNOWN.workload(f"{name}[rows=64,cols=4096,{dtype}]"), HERE).configs
+
+
+def norm(name: str, inputs: Tensors, config: Config | None = None, outputs: Tensors | None = None) -> Tensors:
+    op = KNOWN.ops[name]
+    workload = op.bind(inputs)
+    run = KERNEL.build(op, workload, config or KERNEL.space(workload, HERE).configs[0])
+    return run(inputs, outputs if outputs is not None else op.make_outputs(workload))
+
+
+def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, one element behind the alignment that torch gives."""
+    return torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape).copy_(tensor)
+
+
+@given(
+    name=st.sampled_from(NORMS),
+    dtype=st.sampled_from(DTYPES),
+    rows=st.integers(0, 9),
+    cols=st.integers(1, 300),
+    pick=st.integers(0, 10_000),
+)
+def test_any_length_and_config_at_any_address(name: str, dtype: str, rows: int, cols: int, pick: int) -> None:
+    op = KNOWN.ops[name]
+    workload = KNOWN.workload(f"{name}[rows={rows},cols={cols},{dtype}]")
+    space = KERNEL.space(workload, HERE).configs
+    inputs = [at_odd_address(t) for t in op.make_inputs(workload, seed=pick)]
+    beyond = [torch.full((rows * cols + 2,), 77.0, dtype=torch_dtype(dtype)) for _ in op.outputs]
+    outputs = [t[1:-1].view(rows, cols) for t in beyond]
+    got = norm(name, inputs, space[pick % len(space)], outputs)
+    assert check.wrong(op, workload, got, op.expected(inputs, workload)) is None
+    assert all(t[0] == 77.0 and t[-1] == 77.0 for t in beyond), "it wrote beyond its output"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NORMS)
+def test_every_config_is_right(name: str, dtype: str) -> None:
+    op = KNOWN.ops[name]
+    workload = KNOWN.workload(f"{name}[rows=7,cols=224,{dtype}]")
+    inputs = op.make_inputs(workload, seed=3)
+    expected = op.expected(inputs, workload)
+    for config in configs(name, dtype):
+        wrong = check.wrong(op, workload, norm(name, inputs, config), expected)
+        assert wrong is None, f"{config}: {wrong}"
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_same_bits_whatever_the_neighbours_and_threads(name: str, threads: None) -> None:
+    """A row's result depends on neither the rows beside it nor on who computes it: 67 rows are two threads' work."""
+    op = KNOWN.ops[name]
+    inputs = op.make_inputs(KNOWN.workload(f"{name}[rows=67,cols=1000,f32]"), seed=5)
+    for config in configs(name, "f32")[::7]:
+        if config["stream"]:
+            continue
+        torch.set_num_threads(1)
+        alone = norm(name, inputs, config)
+        torch.set_num_threads(3)
+        assert all(map(torch.equal, norm(name, inputs, config), alone))
+        part = norm(name, [t[3:8].contiguous() if t.dim() == 2 else t for t in inputs], config)
+        assert all(torch.equal(few, many[3:8]) for few, many in zip(part, alone))
+
+
+@given(shift=st.sampled_from((-4096.0, 0.5, 100.0, 1024.0)), seed=st.integers(0, 1000))
+def test_layer_norm_ignores_a_shift(shift: float, seed: int) -> None:
+    """Exactly representable sums: what differs is the norm's own rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(-64, 64, (4, 200), generator=generator) / 16.0
+    weight, bias = torch.ones(200), torch.zeros(200)
+    for config in configs("layer_norm", "f32")[::11]:
+        still, moved = (norm("layer_norm", (t, weight, bias), config)[0] for t in (x, x + shift))
+        torch.testing.assert_close(moved, still, rtol=1e-5, atol=1e-5)
+
+
+def test_all_norms_agree_on_rows_of_mean_zero() -> None:
+    half = torch.randn(6, 160, generator=torch.Generator().manual_seed(0))
+    x, weight = torch.cat([half, -half], dim=1), torch.linspace(0.5, 2.0, 320)
+    (rms,) = norm("rms_norm", (x, weight))
+    (layer,) = norm("layer_norm", (x, weight, torch.zeros(320)))
+    added, h = norm("add_rms_norm", (0.25 * x, 0.75 * x, weight))
+    torch.testing.assert_close(layer, rms, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(added, rms, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(h, x)
+
+
+def test_shift_survives_outliers_at_the_start() -> None:
+    """The mean of a row's start as the shift of its statistics: the worst start is all outliers."""
+    x = torch.randn(3, 4096, generator=torch.Generator().manual_seed(0))
+    x[:, :64] += 1e3
+    op, workload = KNOWN.ops["layer_norm"], KNOWN.workload("layer_norm[rows=3,cols=4096,f32]")
+    inputs = (x, torch.ones(4096), torch.zeros(4096))
+    for config in configs("layer_norm", "f32")[::5]:
+        assert check.wrong(op, workload, norm("layer_norm", inputs, config), op.expected(inputs, workload)) is None
+
+
+def test_sum_is_not_rounded_before_the_norm() -> None:
+    """256 + 1 is 256 in bf16; 0.99 times the norm of 257 among 256s is the next number above that of 256."""
+    x = torch.full((1, 64), 256.0, dtype=torch.bfloat16)
+    residual = torch.zeros_like(x)
+    residual[0, 0] = 1.0
+    weight = torch.full((64,), 0.9922, dtype=torch.bfloat16)
+    y, h = norm("add_rms_norm", (x, residual, weight))
+    assert h[0, 0] == 256.0
+    rounded_first = F.rms_norm(x + residual, weight.shape, weight, 1e-5)
+    assert y[0, 0] > rounded_first[0, 0]
+    assert torch.equal(y[0, 1:], rounded_first[0, 1:])
+
+
+def test_refusals_say_what_is_missing() -> None:
+    from dataclasses import replace
+
+    workload = KNOWN.ops["rms_norm"].workloads[0]
+    assert "needs AVX2" in str(KERNEL.supports(workload, replace(MACHINE, isa=())))
+    assert "not f64" in str(KERNEL.supports(replace(workload, dtype="f64"), HERE))
