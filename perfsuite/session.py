@@ -74,16 +74,20 @@ def tune(wish: Wish, console: Console, *, quiet: bool = False) -> dict[str, Any]
 
 def _say(finished: Finished, winners: int, url: str, console: Console) -> None:
     console.print(
-        f"{finished.trials_new} new trials, {finished.trials_known} known, {finished.failed} failed, "
-        f"{finished.races} races in {units.duration(finished.seconds)}; {winners} winners known.",
+        f"{units.several(finished.trials_new, 'new trial')}, {finished.trials_known} known, {finished.failed} failed, "
+        f"{units.several(finished.races, 'race')} in {units.duration(finished.seconds)}; "
+        f"{units.several(winners, 'winner')} known.",
         highlight=False,
+        markup=False,
     )
     if not finished.complete:
         console.print(
             f"The budget ended before the search did; the same command goes on: {_command()}", highlight=False
         )
     option = "" if url == places.database_url() else f" --db {_shown(url)}"
-    console.print(f"Next: perfsuite best{option}, perfsuite report{option}", highlight=False)
+    console.print(
+        f"Next: perfsuite best{option}, perfsuite report{option}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _command() -> str:
@@ -133,9 +137,9 @@ def report(out: Path | None, words: str, threads: int, db: str | None) -> Path:
     policy = Policy.parse(words, threads)
     url = places.database_url(db)
     with Results.open(url) as results:
-        trials = results.trials(machine, policy=policy)
+        trials = results.trials(machine)
     table = decide(machine, trials, known.digests, known.defaults)
-    tuned_workloads = {t.workload for t in trials}
+    tuned_workloads = {t.workload for t in trials if t.policy == policy}
     refusals = [
         (str(workload), str(kernel), reason)
         for workload in sorted(tuned_workloads, key=str)

@@ -20,7 +20,7 @@ def size(value: float) -> str:
     """`96 KiB`, `4 MiB`, `1.5 GiB`."""
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if value >= scale:
-            return f"{_three(value / scale)} {unit}"
+            return f"{value / scale:.3g} {unit}" if value < 1000 * scale else f"{value / scale:.0f} {unit}"
     return f"{value:.0f} B"
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("op", "kernel", "units"),
     ("machine", "policy", "trial", "stats", "roofline"),
-    ("toolchain", "check", "measure", "search"),
+    ("toolchain", "check", "measure", "search", "peers"),
     ("detect", "gpus", "places"),
     ("registry", "schema", "migrations", "table", "race", "worker", "results", "winners", "plan", "bench"),
     ("tune", "dispatch", "ops", "report", "doctor"),
