@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -13,14 +14,16 @@ struct Pair {
   double sum = 0.0;
   float exponent = -kInfinity;
 
-  // 2^(from - to), for exponents that are integers or -inf.
-  static double ratio(float from, float to) { return std::ldexp(1.0, static_cast<int>(std::max(from - to, -3000.0f))); }
+  // 2^(from - to) for exponents that are integers, or from = -inf; from <= to. What is below 2^-1022 stays there.
+  static double ratio(float from, float to) {
+    const auto difference = static_cast<int64_t>(std::max(from - to, -1022.0f));
+    return std::bit_cast<double>((difference + 1023) << 52);
+  }
   void add(Pair other) {
-    if (other.exponent > exponent) {
-      sum *= ratio(exponent, other.exponent);
-      exponent = other.exponent;
-    }
-    if (other.sum != 0.0) sum += other.sum * ratio(other.exponent, exponent);
+    if (other.sum == 0.0) return;
+    const float top = std::max(exponent, other.exponent);
+    sum = sum * ratio(exponent, top) + other.sum * ratio(other.exponent, top);
+    exponent = top;
   }
   // Whether e^x can be recovered from x and this sum. Not for rows with NaN, +inf or nothing but -inf, and not where the
   // pivot is so large that its rounding alone overflows.
@@ -29,26 +32,21 @@ struct Pair {
 
 inline float pivot_of(float maximum) { return std::rint(maximum * kLog2e); }
 
-// Calls body(k, at, place, count) for the units of n elements: `Unroll` per iteration with k = 0 to Unroll - 1, then
-// singly with k = 0. `at` is the first element; `place` counts whole units and says where a buffer of units keeps it.
-// The first `head` elements are a partial unit, so that what follows is aligned.
+// Calls body(k, at, count) for the units of n elements, at being a unit's first: `Unroll` of them per iteration with
+// k = 0 to Unroll - 1, then singly with k = 0. The first `head` elements are a unit of their own.
 template <class T, int Unroll, class Body>
 inline void each_unit(long n, long head, Body&& body) {
   constexpr long size = Unit<T>::size;
   using First = std::integral_constant<int, 0>;
-  long at = 0, place = 0;
-  if (head > 0) {
-    at = std::min(head, n);
-    body(First{}, 0, 0, at);
-    place = size;
-  }
-  for (; at + Unroll * size <= n; at += Unroll * size, place += Unroll * size) {
+  long at = std::min(head, n);
+  if (at > 0) body(First{}, 0, at);
+  for (; at + Unroll * size <= n; at += Unroll * size) {
     [&]<int... k>(std::integer_sequence<int, k...>) {
-      (body(std::integral_constant<int, k>{}, at + k * size, place + k * size, Whole{}), ...);
+      (body(std::integral_constant<int, k>{}, at + k * size, Whole{}), ...);
     }(std::make_integer_sequence<int, Unroll>{});
   }
-  for (; at + size <= n; at += size, place += size) body(First{}, at, place, Whole{});
-  if (at < n) body(First{}, at, place, n - at);
+  for (; at + size <= n; at += size) body(First{}, at, Whole{});
+  if (at < n) body(First{}, at, n - at);
 }
 
 // Elements of y before the first that a streaming store may write.
@@ -72,32 +70,43 @@ inline Vec folded(std::array<Vec, N> a, auto combine) {
   return a[0];
 }
 
+template <class T>
+inline Vec highest_of(Unit<T> unit) {
+  return folded<Unit<T>::vecs>(unit.part, [](Vec a, Vec b) { return max(a, b); });
+}
+
 // max x; -inf for n = 0. NaN are passed over.
 template <class T, int Unroll>
 inline float max_pass(const T* x, long n) {
   std::array<Vec, Unroll> highest;
   highest.fill(Vec(-kInfinity));
-  each_unit<T, Unroll>(n, 0, [&](auto k, long at, long, auto count) {
+  each_unit<T, Unroll>(n, 0, [&](auto k, long at, auto count) {
     for (Vec v : load(x + at, count).part) highest[k] = max(v, highest[k]);
   });
   return horizontal_max(folded<Unroll>(highest, [](Vec a, Vec b) { return max(a, b); }));
 }
 
-// sum 2^(xL - pivot). `keep(at, place, unit, count)` gets every unit of factor * 2^(xL - pivot); the sum does not have
-// the factor. With Apart, x - pivot/L comes first: for pivots so large that the product would overflow.
+// The maximum of the first elements of a row.
+template <class T>
+inline float first_max(const T* x, long n) {
+  return horizontal_max(highest_of(n < Unit<T>::size ? load(x, n) : load(x, Whole{})));
+}
+
+// sum 2^(xL - pivot). `keep(at, unit, count)` gets every unit of factor * 2^(xL - pivot); the sum does not have the
+// factor. With Apart, pivot is a maximum M and x - M comes before the product with L, which could overflow.
 template <class T, int Degree, int Unroll, bool Apart = false>
 inline float exp_pass(const T* x, long n, long head, float pivot, float factor, auto keep) {
   const Exp2<Degree> exp2(factor);
   const Vec log2e(kLog2e), low(-pivot);
   std::array<Vec, Unroll> sum;
   sum.fill(Vec(0.0f));
-  each_unit<T, Unroll>(n, head, [&](auto k, long at, long place, auto count) {
+  each_unit<T, Unroll>(n, head, [&](auto k, long at, auto count) {
     Unit<T> unit = load(x + at, count);
     for (Vec& v : unit.part) {
       v = exp2(Apart ? (v + low) * log2e : fma(v, log2e, low));
       sum[k] = sum[k] + v;
     }
-    keep(at, place, unit, count);
+    keep(at, unit, count);
   });
   return horizontal_sum(folded<Unroll>(sum, [](Vec a, Vec b) { return a + b; }));
 }
@@ -106,7 +115,32 @@ inline float exp_pass(const T* x, long n, long head, float pivot, float factor, 
 template <class T, int Degree, int Unroll, bool Stream>
 inline void write_pass(const T* x, T* y, long n, float pivot, float factor) {
   exp_pass<T, Degree, Unroll>(x, n, Stream ? before_aligned(y) : 0, pivot, factor,
-                              [&](long at, long, Unit<T> unit, auto count) { put<Stream>(y + at, unit, count); });
+                              [&](long at, Unit<T> unit, auto count) { put<Stream>(y + at, unit, count); });
+}
+
+// A buffer of floats that keeps units whole: n elements of a row need floats_kept(n).
+template <class T>
+inline long floats_kept(long n) {
+  return (n + Unit<T>::size - 1) / Unit<T>::size * Unit<T>::size;
+}
+template <class T>
+inline void keep_unit(float* kept, Unit<T> unit) {
+  for (int k = 0; k < Unit<T>::vecs; ++k) store(kept + k * Vec::lanes, Unit<float>{unit.part[k]}, Whole{});
+}
+template <class T>
+inline Unit<T> kept_unit(const float* kept) {
+  Unit<T> unit;
+  for (int k = 0; k < Unit<T>::vecs; ++k) unit.part[k] = load(kept + k * Vec::lanes, Whole{}).part[0];
+  return unit;
+}
+
+// y = kept * factor.
+template <class T, int Unroll, bool Stream>
+inline void unload_pass(const float* kept, T* y, long n, float factor) {
+  const Vec scale(factor);
+  each_unit<T, Unroll>(n, 0, [&](auto, long at, auto count) {
+    put<Stream>(y + at, kept_unit<T>(kept + at) * scale, count);
+  });
 }
 
 // Exponentials as pairs (m, n), m * 2^n with n the nearest integer to xL, after Dukhan and Ablavatski, "The Two-Pass

@@ -18,20 +18,28 @@ constexpr long kElementsPerThread = 1 << 14;
 // Up to this exponent the rounding of a pivot cannot overflow.
 constexpr float kPivotLimit = 0x1p30f;
 
-// What one thread keeps between summarise and write.
+// What one thread keeps. Only Resident uses more than the length of a block: it has a slot for each of the last `lag`
+// rows, with the row's exponentials, the pivot of each block and what makes outputs of the block.
 struct Room {
   struct alignas(64) Line {
     float values[16];
   };
-  long block = 0;
-  std::vector<Line> exponentials;
-  std::vector<float> pivots;
+  long block = 0, lag = 1, floats = 0, blocks = 0, slot = 0;
+  std::vector<Line> lines;
+  std::vector<float> pivots, factors;
+  // Outputs of the row whose exponentials wait in a slot, or null.
+  std::vector<void*> waiting;
 
-  float* reserve(long floats) {
-    const size_t lines = floats / 16 + 1;
-    if (exponentials.size() < lines) exponentials.resize(lines);
-    return exponentials[0].values;
+  void reserve(long floats_of_row, long blocks_of_row) {
+    floats = (floats_of_row + 15) / 16 * 16;
+    blocks = blocks_of_row;
+    lines.resize(std::max<size_t>(lines.size(), lag * floats / 16));
+    pivots.resize(lag * blocks);
+    factors.resize(lag * blocks);
+    waiting.assign(lag, nullptr);
+    slot = 0;
   }
+  float* kept() { return lines[0].values + slot * floats; }
 };
 
 // sum 2^(xL - pivot) of any length; keep as in exp_pass.
@@ -39,28 +47,31 @@ template <class T, int Degree, int Unroll, bool Apart = false>
 double long_sum(const T* x, long n, float pivot, auto keep) {
   double sum = 0.0;
   for (long at = 0; at < n; at += kLongestSum) {
-    sum += exp_pass<T, Degree, Unroll, Apart>(
-        x + at, std::min(kLongestSum, n - at), 0, pivot, 1.0f,
-        [&](long i, long place, Unit<T> unit, auto count) { keep(at + i, at + place, unit, count); });
+    sum += exp_pass<T, Degree, Unroll, Apart>(x + at, std::min(kLongestSum, n - at), 0, pivot, 1.0f,
+                                              [&](long i, Unit<T> unit, auto count) { keep(at + i, unit, count); });
   }
   return sum;
 }
 
 inline float finite(float pivot) { return pivot == -kInfinity ? 0.0f : pivot; }
 
-// Calls pass(at, length, pivot), which returns sum 2^(xL - pivot), for each block of a row. The pivot is a maximum of the
-// blocks before; where 2^z overflows cleanly it is only raised when a sum shows that it is far too low, which spares
-// looking for the maximum of every block.
+// Calls pass(at, b, length, pivot, again), which returns sum 2^(xL - pivot), for each block b of a row.
+//
+// Where 2^z overflows cleanly the first pivot is the maximum of the first few elements, and a block whose sum shows that
+// its pivot is far too low is done again with its own maximum: finding the maximum of every block first would cost a
+// tenth of the time. Elsewhere, and for what looks like a mask, each block has its maximum found first.
 template <class T, int Unroll>
-inline Pair online(const T* x, long n, long first, long block, auto pass) {
+inline Pair online(const T* x, long n, long block, auto pass) {
+  constexpr float lowest_guess = -128.0f, largest_mean = 256.0f;
   Pair total;
-  float pivot = -kInfinity;
-  for (long at = 0, length = std::min(first, n); at < n; at += length, length = std::min(block, n - at)) {
-    float sum = NAN;
-    if (Vec::overflows_cleanly && total.sum > 0.0) sum = pass(at, length, pivot);
-    if (!(sum <= 256.0f * static_cast<float>(length))) {
+  float pivot = Vec::overflows_cleanly ? pivot_of(first_max(x, n)) : -kInfinity;
+  for (long at = 0, b = 0; at < n; at += block, ++b) {
+    const long length = std::min(block, n - at);
+    const bool guess = Vec::overflows_cleanly && pivot > lowest_guess;
+    float sum = guess ? pass(at, b, length, pivot, false) : NAN;
+    if (!(sum <= largest_mean * static_cast<float>(length))) {
       pivot = std::max(pivot, pivot_of(max_pass<T, Unroll>(x + at, length)));
-      sum = pass(at, length, pivot);
+      sum = pass(at, b, length, pivot, guess);
     }
     total.add({sum, pivot});
   }
@@ -70,7 +81,7 @@ inline Pair online(const T* x, long n, long first, long block, auto pass) {
 template <class T, int Degree, int Unroll, int, bool Stream>
 struct ThreePassRecompute {
   static constexpr float limit = kPivotLimit;
-  static constexpr bool streams = true, accumulates = false;
+  static constexpr bool streams = true, accumulates = false, keeps = false;
   [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room&) {
     const float pivot = pivot_of(max_pass<T, Unroll>(x, n));
     return {long_sum<T, Degree, Unroll>(x, n, finite(pivot), [](auto...) {}), pivot};
@@ -83,15 +94,15 @@ struct ThreePassRecompute {
 template <class T, int Degree, int Unroll, int, bool>
 struct ThreePassReload {
   static constexpr float limit = kPivotLimit;
-  static constexpr bool streams = false, accumulates = false;
+  static constexpr bool streams = false, accumulates = false, keeps = false;
   [[gnu::noinline]] static Pair summarise(const T* x, T* y, long n, Room&) {
     const float pivot = pivot_of(max_pass<T, Unroll>(x, n));
-    const auto keep = [&](long at, long, Unit<T> unit, auto count) { store(y + at, unit, count); };
+    const auto keep = [&](long at, Unit<T> unit, auto count) { store(y + at, unit, count); };
     return {long_sum<T, Degree, Unroll>(x, n, finite(pivot), keep), pivot};
   }
   [[gnu::noinline]] static void write(const T*, T* y, long n, Pair own, Pair total, Room&) {
     const Vec factor(static_cast<float>(Pair::ratio(own.exponent, total.exponent) / total.sum));
-    each_unit<T, Unroll>(n, 0, [&](auto, long at, long, auto count) {
+    each_unit<T, Unroll>(n, 0, [&](auto, long at, auto count) {
       store(y + at, load(static_cast<const T*>(y) + at, count) * factor, count);
     });
   }
@@ -100,7 +111,7 @@ struct ThreePassReload {
 template <class T, int Degree, int Unroll, int Accumulators, bool Stream>
 struct TwoPassPairs {
   static constexpr float limit = kPairsLimit;
-  static constexpr bool streams = true, accumulates = true;
+  static constexpr bool streams = true, accumulates = true, keeps = false;
   [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room&) {
     Pair total;
     for (long at = 0; at < n; at += kLongestSum) {
@@ -116,9 +127,9 @@ struct TwoPassPairs {
 template <class T, int Degree, int Unroll, int, bool Stream>
 struct TwoPassOnline {
   static constexpr float limit = kPivotLimit;
-  static constexpr bool streams = true, accumulates = false;
+  static constexpr bool streams = true, accumulates = false, keeps = false;
   [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
-    return online<T, Unroll>(x, n, room.block, room.block, [&](long at, long length, float pivot) {
+    return online<T, Unroll>(x, n, room.block, [&](long at, long, long length, float pivot, bool) {
       return exp_pass<T, Degree, Unroll>(x + at, length, 0, finite(pivot), 1.0f, [](auto...) {});
     });
   }
@@ -128,43 +139,63 @@ struct TwoPassOnline {
 };
 
 // Online, with the exponentials kept as floats in a buffer that stays in the cache: one exponential per element, and
-// each element of x and y crosses the memory bus once.
+// each element of x and y crosses the memory bus once. A row is written while the next one is read: the loop that makes
+// exponentials takes those of the row before out of their place, so that arithmetic and memory work at the same time.
 template <class T, int Degree, int Unroll, int, bool Stream>
 struct Resident {
   static constexpr float limit = kPivotLimit;
-  static constexpr bool streams = true, accumulates = false;
-  static long head(const T* y) { return Stream ? before_aligned(y) : 0; }
-  static long padded(long head) { return head > 0 ? Unit<T>::size : 0; }
+  static constexpr bool streams = true, accumulates = false, keeps = true;
 
-  [[gnu::noinline]] static Pair summarise(const T* x, T* y, long n, Room& room) {
-    const long first = head(y);
-    float* kept = room.reserve(padded(first) + n + Unit<T>::size);
-    room.pivots.clear();
-    return online<T, Unroll>(x, n, first + room.block, room.block, [&](long at, long length, float pivot) {
-      const long from = at == 0 ? 0 : at - first + padded(first);
-      room.pivots.resize(at == 0 ? 0 : (at - first) / room.block);
-      room.pivots.push_back(pivot);
-      return exp_pass<T, Degree, Unroll>(x + at, length, at == 0 ? first : 0, finite(pivot), 1.0f,
-                                         [&](long, long place, Unit<T> unit, auto) {
-                                           float* to = kept + (from + place);
-                                           for (Vec v : unit.part) store(to, {v}, Whole{}), to += Vec::lanes;
-                                         });
+  static bool streamable(const T* y, long n) {
+    return Stream && (reinterpret_cast<uintptr_t>(y) | n * sizeof(T)) % Unit<T>::bytes == 0;
+  }
+  [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
+    room.slot = room.slot + 1 < room.lag ? room.slot + 1 : 0;
+    T* waiting = static_cast<T*>(std::exchange(room.waiting[room.slot], nullptr));
+    if (waiting == nullptr) return summarise<false, false>(x, waiting, n, room);
+    if (streamable(waiting, n)) return summarise<true, true>(x, waiting, n, room);
+    return summarise<true, false>(x, waiting, n, room);
+  }
+  template <bool Waiting, bool Streaming>
+  static Pair summarise(const T* x, T* y, long n, Room& room) {
+    float* kept = room.kept();
+    float* pivots = room.pivots.data() + room.slot * room.blocks;
+    const float* factors = room.factors.data() + room.slot * room.blocks;
+    return online<T, Unroll>(x, n, room.block, [=](long at, long b, long length, float pivot, bool again) {
+      float* place = kept + at;
+      pivots[b] = pivot;
+      if (!Waiting || again) {
+        return exp_pass<T, Degree, Unroll>(x + at, length, 0, finite(pivot), 1.0f,
+                                           [=](long i, Unit<T> unit, auto) { keep_unit<T>(place + i, unit); });
+      }
+      T* to = y + at;
+      const Vec factor(factors[b]);
+      return exp_pass<T, Degree, Unroll>(x + at, length, 0, finite(pivot), 1.0f, [=](long i, Unit<T> unit, auto count) {
+        put<Streaming>(to + i, kept_unit<T>(place + i) * factor, count);
+        keep_unit<T>(place + i, unit);
+      });
     });
   }
-  [[gnu::noinline]] static void write(const T*, T* y, long n, Pair, Pair total, Room& room) {
-    const long first = head(y);
-    const float* kept = room.exponentials[0].values;
-    for (long at = 0, b = 0; at < n; at += at == 0 ? first + room.block : room.block, ++b) {
-      const Vec factor(static_cast<float>(Pair::ratio(room.pivots[b], total.exponent) / total.sum));
-      const long length = std::min(at == 0 ? first + room.block : room.block, n - at);
-      const float* from = kept + (at == 0 ? 0 : at - first + padded(first));
-      each_unit<T, Unroll>(length, at == 0 ? first : 0, [&](auto, long i, long place, auto count) {
-        Unit<T> unit;
-        for (int k = 0; k < Unit<T>::vecs; ++k) {
-          unit.part[k] = load(from + place + k * Vec::lanes, Whole{}).part[0] * factor;
+  static void write(const T*, T* y, long n, Pair, Pair total, Room& room) {
+    const double scale = 1.0 / total.sum;
+    const long at = room.slot * room.blocks;
+    for (long b = 0; b * room.block < n; ++b) {
+      room.factors[at + b] = static_cast<float>(Pair::ratio(room.pivots[at + b], total.exponent) * scale);
+    }
+    room.waiting[room.slot] = y;
+  }
+  [[gnu::noinline]] static void flush(long n, Room& room) {
+    for (room.slot = 0; room.slot < room.lag; ++room.slot) {
+      T* y = static_cast<T*>(std::exchange(room.waiting[room.slot], nullptr));
+      if (y == nullptr) continue;
+      for (long at = 0, b = room.slot * room.blocks; at < n; at += room.block, ++b) {
+        const long length = std::min(room.block, n - at);
+        if (streamable(y, n)) {
+          unload_pass<T, Unroll, Stream>(room.kept() + at, y + at, length, room.factors[b]);
+        } else {
+          unload_pass<T, Unroll, false>(room.kept() + at, y + at, length, room.factors[b]);
         }
-        put<Stream>(y + at + i, unit, count);
-      });
+      }
     }
   }
 };
@@ -175,18 +206,18 @@ template <class T, int Degree>
 [[gnu::noinline]] void careful(const T* x, T* y, long n) {
   const float maximum = max_pass<T, 1>(x, n);
   const double sum = long_sum<T, Degree, 1, true>(x, n, maximum, [](auto...) {});
-  const auto keep = [&](long at, long, Unit<T> unit, auto count) { store(y + at, unit, count); };
+  const auto keep = [&](long at, Unit<T> unit, auto count) { store(y + at, unit, count); };
   if (sum > 0.0) {
     exp_pass<T, Degree, 1, true>(x, n, 0, maximum, static_cast<float>(1.0 / sum), keep);
   } else {
     Unit<T> unit;
     unit.part.fill(Vec(NAN));
-    each_unit<T, 1>(n, 0, [&](auto, long at, long place, auto count) { keep(at, place, unit, count); });
+    each_unit<T, 1>(n, 0, [&](auto, long at, auto count) { keep(at, unit, count); });
   }
 }
 
 struct Plan {
-  int64_t rows, cols, unroll, accumulators, stream, block;
+  int64_t rows, cols, unroll, accumulators, stream, block, lag;
 };
 
 template <class T, template <class, int, int, int, bool> class A, int Degree, int Unroll, int Accumulators, bool Stream>
@@ -194,7 +225,7 @@ struct Softmax {
   using Algorithm = A<T, Degree, Unroll, Accumulators, Stream>;
 
   // Rows [begin, end), each by this thread alone.
-  static void whole_rows(const T* x, T* y, const Plan& plan, long begin, long end, Room& room) {
+  [[gnu::noipa]] static void whole_rows(const T* x, T* y, const Plan& plan, long begin, long end, Room& room) {
     const FlushToZero guard;
     const long n = plan.cols;
     for (long row = begin; row < end; ++row) {
@@ -205,12 +236,13 @@ struct Softmax {
         careful<T, Degree>(x + row * n, y + row * n, n);
       }
     }
+    if constexpr (Algorithm::keeps) Algorithm::flush(n, room);
     if (Stream) _mm_sfence();
   }
 
   // Every row in one part per thread of the team. The parts' sums of two successive rows live apart, so that one
   // barrier per row is enough.
-  static void split_rows(const T* x, T* y, const Plan& plan, Pair* sums, Room& room) {
+  [[gnu::noipa]] static void split_rows(const T* x, T* y, const Plan& plan, Pair* sums, Room& room) {
     const FlushToZero guard;
     const long team = omp_get_num_threads(), me = omp_get_thread_num(), n = plan.cols;
     const long share = (n + team * 64 - 1) / (team * 64) * 64;
@@ -225,6 +257,7 @@ struct Softmax {
       for (long k = 0; k < team; ++k) total.add(parts[k]);
       if (total.sound(Algorithm::limit)) {
         Algorithm::write(from + begin, to + begin, length, parts[me], total, room);
+        if constexpr (Algorithm::keeps) Algorithm::flush(length, room);
       } else if (me == 0) {
         careful<T, Degree>(from, to, n);
       }
@@ -232,19 +265,25 @@ struct Softmax {
     if (Stream) _mm_sfence();
   }
 
+  static void prepare(const Plan& plan, Room& room) {
+    room.block = plan.block;
+    room.lag = plan.lag;
+    if (Algorithm::keeps) room.reserve(floats_kept<T>(plan.cols), plan.cols / plan.block + 1);
+  }
+
   static void run(const T* x, T* y, const Plan& plan) {
     static thread_local Room room;
     const long worth = std::max<long>(1, plan.rows * plan.cols / kElementsPerThread);
     const int threads = static_cast<int>(std::min<long>(omp_get_max_threads(), worth));
     if (threads == 1) {
-      room.block = plan.block;
+      prepare(plan, room);
       whole_rows(x, y, plan, 0, plan.rows, room);
       return;
     }
     std::vector<Pair> sums(2 * threads);
 #pragma omp parallel num_threads(threads)
     {
-      room.block = plan.block;
+      prepare(plan, room);
       const long team = omp_get_num_threads(), me = omp_get_thread_num();
       if (plan.rows >= team) {
         whole_rows(x, y, plan, plan.rows * me / team, plan.rows * (me + 1) / team, room);
