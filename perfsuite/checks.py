@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import random
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,9 @@ from perfsuite.plan import refused
 
 if TYPE_CHECKING:
     import torch
+
+# Seconds that the checks of one kernel may take; inductor compiles for each shape.
+_LONGEST = 900.0
 
 Inputs = Sequence["torch.Tensor"]
 
@@ -106,18 +113,47 @@ def examine(op: Op, kernel: Kernel, configs: int, most_workloads: int | None = N
 
 
 def run(pattern: str | None, configs: int, console: Console | None) -> Iterator[Finding]:
-    """Check the kernels that the pattern names, and print each finding where there is a console."""
+    """Check the kernels that the pattern names, and print each finding where there is a console.
+
+    They run in a child process, so that one that crashes or hangs is a finding like any other.
+    """
     known = registry.discover()
-    pairs = {
-        (job.workload.op, str(kernel)): (known.ops[job.workload.op], kernel)
+    pairs = dict.fromkeys(
+        (job.workload.op, str(kernel))
         for job in known.select([pattern] if pattern else [], tests=True)
         for kernel in job.kernels
-    }
-    for op, kernel in pairs.values():
-        finding = examine(op, kernel, configs)
+    )
+    child: ProcessPoolExecutor | None = None
+    for op, kernel in pairs:
+        child = child or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        try:
+            finding = child.submit(_examined, op, kernel, configs).result(_LONGEST)
+        except (BrokenProcessPool, TimeoutError) as ended:
+            hung = isinstance(ended, TimeoutError)
+            reason = f"did not end within {_LONGEST:.0f} s" if hung else "crashed the process"
+            finding = Finding(kernel, op, 0, reason)
+            _kill(child)
+            child = None
         if console is not None:
             console.print(_line(finding), highlight=False)
         yield finding
+    if child is not None:
+        child.shutdown()
+
+
+def _examined(op: str, kernel: str, configs: int) -> Finding:
+    """`examine` by name: an op and a kernel hold functions, which do not travel to another process."""
+    known = _discovered()
+    return examine(known.ops[op], known.kernels[kernel], configs)
+
+
+_discovered = functools.cache(registry.discover)
+
+
+def _kill(child: ProcessPoolExecutor) -> None:
+    for process in list((child._processes or {}).values()):
+        process.kill()
+    child.shutdown(wait=False, cancel_futures=True)
 
 
 def _line(finding: Finding) -> Text:

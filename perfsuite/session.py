@@ -82,7 +82,10 @@ def _say(finished: Finished, winners: int, url: str, console: Console) -> None:
     )
     if not finished.complete:
         console.print(
-            f"The budget ended before the search did; the same command goes on: {_command()}", highlight=False
+            f"The budget ended before the search did; the same command goes on: {_command()}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
     option = "" if url == places.database_url() else f" --db {_shown(url)}"
     console.print(

@@ -65,6 +65,16 @@ def test_broken_kernels_fail_with_readable_reasons_and_the_rest_is_tuned(tmp_pat
     assert (again["trials_new"], again["trials_known"]) == (0, summary["trials_new"])
 
 
+def test_check_survives_a_crash_and_names_what_is_wrong(tmp_path: Path) -> None:
+    family = write_family(tmp_path / "toys", "segfault", "garbage")
+    done = perfsuite(family, "check", "toys", "--json")
+    assert done.returncode == 1
+    reasons = {finding["kernel"]: finding["reason"] for finding in json.loads(done.stdout)}
+    assert reasons["toys/eager"] is None
+    assert reasons["toys/segfault"] == "crashed the process"
+    assert "instead of" in reasons["toys/garbage"]
+
+
 def test_a_shape_that_no_model_has_is_tuned_too(tmp_path: Path, own_database: Path) -> None:
     write_family(tmp_path / "toys")
     tune(tmp_path / "toys", "twice[n=12345,f32]")
