@@ -328,8 +328,8 @@ class Op:
                         f"{self.name}: {operand.name} has {axis}={length}, but {axis}={sizes[axis]} elsewhere"
                     )
         for axis, follows in self.derived:
-            length = sizes.pop(axis, None)
-            if length is not None and length != follows(sizes):
+            length = sizes.pop(axis) if axis in sizes else follows(sizes)
+            if length != follows(sizes):
                 raise ValueError(
                     f"{self.name}: {axis}={length}, but {axis}={follows(sizes)} follows from the other axes"
                 )

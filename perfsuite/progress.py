@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from perfsuite import units
+from perfsuite.events import Event, Raced, Started, Tried
 from perfsuite.trial import Failure
-from perfsuite.tune import Event, Raced, Started, Tried
 
 
 class Progress(Protocol):

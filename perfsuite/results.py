@@ -6,7 +6,7 @@ import array
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,10 @@ HEAD = "0001"
 _KNOWN = ("0001",)
 _BUSY_SECONDS = 60
 _MIGRATION_LOCK = 0x70657266
-# First line of a bundle. 1: first format.
-BUNDLE = {"perfsuite": "trials", "format": 1}
 
 
 class ResultsError(ValueError):
-    """The database or a bundle cannot be used; the message says why and what to do."""
+    """The database cannot be used; the message says why and what to do."""
 
 
 class Results:
@@ -159,41 +157,6 @@ class Results:
         with self._engine.connect() as connection:
             read = _Reader()
             return [read.machine(row.machine, row.environment) for row in connection.execute(query)]
-
-    def export(self, path: Path, trials: Iterable[Trial] | None = None) -> int:
-        """Write a JSONL bundle of the trials (all by default); the number written."""
-        chosen = self.trials() if trials is None else list(trials)
-        lines = [json.dumps(BUNDLE), *(_dump(trial.to_json(), keep_order=True) for trial in chosen)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n")
-        return len(chosen)
-
-    def import_(self, path: Path) -> tuple[int, int]:
-        """Read a JSONL bundle in one transaction; (new, already there). ResultsError names the line that is wrong."""
-        trials = list(read_bundle(path))
-        new = self.add(*trials)
-        return new, len(trials) - new
-
-
-def read_bundle(path: Path) -> Iterator[Trial]:
-    """The trials of a JSONL bundle."""
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as wrong:
-        raise ResultsError(f"{path} cannot be read as a bundle: {wrong}") from wrong
-    for number, line in enumerate(lines, start=1):
-        try:
-            data = json.loads(line)
-            if number == 1:
-                if data != BUNDLE:
-                    raise ValueError(f"the first line of a bundle is {json.dumps(BUNDLE)}")
-                continue
-            yield Trial.from_json(data)
-        except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-            says = f"lacks {wrong}" if isinstance(wrong, KeyError) else str(wrong)
-            raise ResultsError(f"{path}, line {number}: {says}; nothing was imported") from wrong
-    if not lines:
-        raise ResultsError(f"{path} is empty; `perfsuite export` writes a bundle")
 
 
 class _Reader:

@@ -11,14 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from perfsuite import detect, places, registry, search, units
+from perfsuite import bundle, detect, places, registry, search, units
+from perfsuite.events import Finished
 from perfsuite.machine import Machine
 from perfsuite.plan import EFFORTS, Plan
 from perfsuite.policy import Policy
 from perfsuite.progress import progress
 from perfsuite.results import Results
 from perfsuite.table import Entry, Table
-from perfsuite.tune import Finished
 from perfsuite.tune import tune as tuned
 from perfsuite.winners import decide
 
@@ -165,15 +165,16 @@ def report(out: Path | None, words: str, threads: int, db: str | None) -> Path:
 
 def export(path: Path, db: str | None, *, here: bool) -> int:
     """Write a bundle; with `here`, of this machine's trials whose code is today's."""
-    url = places.database_url(db)
-    with Results.open(url) as results:
+    with Results.open(places.database_url(db)) as results:
         if not here:
-            return results.export(path)
-        known = registry.discover()
-        trials = [t for t in results.trials(detect.machine()) if known.digests.get(t.kernel) == t.digest]
-        return results.export(path, trials)
+            return bundle.write(path, results.trials())
+        digests = registry.discover().digests
+        return bundle.write(path, (t for t in results.trials(detect.machine()) if digests.get(t.kernel) == t.digest))
 
 
 def import_(path: Path, db: str | None) -> tuple[int, int]:
+    """Add a bundle's trials in one transaction; (new ones, known ones)."""
+    trials = list(bundle.read(path))
     with Results.open(places.database_url(db)) as results:
-        return results.import_(path)
+        new = results.add(*trials)
+    return new, len(trials) - new

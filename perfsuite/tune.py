@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perfsuite import detect, race, search
+from perfsuite.events import Event, Finished, Raced, Started, Tried
 from perfsuite.kernel import Config, Kernel
 from perfsuite.op import Workload
-from perfsuite.plan import Plan, Refusal
+from perfsuite.plan import Plan
 from perfsuite.race import BLOCK
 from perfsuite.registry import Job
 from perfsuite.results import Results
 from perfsuite.roofline import Ceilings
-from perfsuite.trial import Failure, Measurement, Trial
+from perfsuite.trial import Measurement, Trial
 from perfsuite.worker import Attempt, Candidate, Worker, WorkerDied, alone
 
 # A candidate within this factor of the fastest of the search may win the race.
@@ -30,56 +31,6 @@ _FINALIST = 1.15
 _MOST_FINALISTS = 6
 # The share of a workload's budget that is kept for its race.
 _RACE_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class Started:
-    """Tuning begins: how many trials it may make at most."""
-
-    jobs: int
-    trials: int
-    refusals: tuple[Refusal, ...]
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One config was tried (or was known). `at` of `of` trials of this workload; times in seconds."""
-
-    workload: Workload
-    kernel: Kernel
-    config: Config
-    outcome: Measurement | Failure
-    known: bool
-    at: int
-    of: int
-    best: float
-    default: float
-    ideal: float | None
-
-
-@dataclass(frozen=True)
-class Raced:
-    """The race of a workload ended (or was known)."""
-
-    workload: Workload
-    entrants: int
-    known: bool
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The sums of the whole run; `complete` is False when the budget ended it."""
-
-    trials_new: int
-    trials_known: int
-    failed: int
-    refused: int
-    races: int
-    seconds: float
-    complete: bool
-
-
-Event = Started | Tried | Raced | Finished
 
 
 def tune(plan: Plan, results: Results) -> Generator[Event, None, None]:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import MACHINE, trial
 
-from perfsuite import schema
+from perfsuite import bundle, schema
 from perfsuite.kernel import Config
 from perfsuite.machine import Machine
 from perfsuite.policy import Policy
@@ -73,13 +73,13 @@ def test_merging_commutes(tmp_path_factory: pytest.TempPathFactory, left: list[T
     for name, trials in (("a", left), ("b", right)):
         with store(folder / f"{name}.db") as results:
             results.add(*trials)
-            results.export(folder / f"{name}.jsonl")
+            bundle.write(folder / f"{name}.jsonl", results.trials())
         bundles.append(folder / f"{name}.jsonl")
     merged = []
     for order in (bundles, bundles[::-1]):
         with store(folder / f"{order[0].stem}-first.db") as results:
-            for bundle in (*order, *order):
-                results.import_(bundle)
+            for path in (*order, *order):
+                results.add(*bundle.read(path))
             merged.append({t.id for t in results.trials()})
     assert merged[0] == merged[1] == {t.id for t in left + right}
 
@@ -155,13 +155,11 @@ def test_an_url_that_means_nothing() -> None:
         ('{"perfsuite": "trials", "format": 1}\n{"kernel": 1}\n', "line 2: lacks"),
     ],
 )
-def test_a_wrong_bundle_names_its_line_and_imports_nothing(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_bundle_names_its_line(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "bundle.jsonl"
     path.write_text(text)
-    with store(tmp_path / "x.db") as results:
-        with pytest.raises(ResultsError, match=says):
-            results.import_(path)
-        assert results.trials() == []
+    with pytest.raises(bundle.BundleError, match=says):
+        list(bundle.read(path))
 
 
 def test_migrations_lead_to_the_schema_in_the_code(tmp_path: Path) -> None:
