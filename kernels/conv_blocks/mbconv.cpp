@@ -1,8 +1,8 @@
 // A whole MBConv block in one pass over the image: expand (1x1), depthwise (k x k), project (1x1), residual.
 //
 // The image is worked through from top to bottom, `rows` output rows at a time (depth-first block fusion, Lavin 2024,
-// arXiv 2404.03617). The expanded image exists only as a ring of a few row groups per chunk of `chunk` hidden channels,
-// which stays in L1 and L2; it is f32, so that the depthwise convolution reads it without conversion.
+// arXiv 2404.03617), in chunks of `chunk` hidden channels. Of the expanded image only the chunk at hand exists, in L1; its
+// last rows are kept for the next step. It is f32, so that the depthwise convolution reads it without conversion.
 
 #include <omp.h>
 
@@ -20,7 +20,6 @@ namespace {
 constexpr int64_t kLanes = 16;
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
-int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
 }  // namespace
 
@@ -81,8 +80,8 @@ void depthwise(const float* const* in, int64_t width, int64_t pixel, const float
 #pragma GCC unroll 64
   for (int i = 0; i < Rows * K; ++i) sum[i / K][i % K] = start;
 
-  const auto column = [&]<int Phase>(int64_t x) __attribute__((always_inline)) {
-    if (x < width) {
+  const auto column = [&]<int Phase, bool Input, bool Output>(int64_t x) __attribute__((always_inline)) {
+    if constexpr (Input) {
 #pragma GCC unroll 16
       for (int r = 0; r < Rows + K - 1; ++r) {
         const __m512 value = relu(_mm512_loadu_ps(in[r] + x * pixel));
@@ -100,15 +99,28 @@ void depthwise(const float* const* in, int64_t width, int64_t pixel, const float
     constexpr int kDone = (Phase + K - kPad) % K;
 #pragma GCC unroll 16
     for (int row = 0; row < Rows; ++row) {
-      if (x >= kPad && x < width + kPad) store(out + (row * width + x - kPad) * pixel, relu(sum[row][kDone]), 0xffff);
+      if constexpr (Output) store(out + (row * width + x - kPad) * pixel, relu(sum[row][kDone]), 0xffff);
       sum[row][kDone] = start;
     }
   };
-  for (int64_t x = 0; x < width + kPad; x += K) {
-    [&]<int... Phase>(std::integer_sequence<int, Phase...>) {
-      (column.template operator()<Phase>(x + Phase), ...);
-    }(std::make_integer_sequence<int, K>());
+  // Columns from x on, without a branch: the first `Inputs` of them exist, all but the first `Skip` complete an output.
+  const auto span = [&]<int Inputs, int Skip, int... I>(int64_t x, std::integer_sequence<int, I...>)
+                        __attribute__((always_inline)) {
+    (column.template operator()<I % K, I < Inputs, I >= Skip>(x + I), ...);
+  };
+  constexpr auto kWhole = std::make_integer_sequence<int, K>();
+  int64_t x = 0;
+  if (width >= K) {
+    span.template operator()<K, kPad>(0, kWhole);
+    for (x = K; x + K <= width; x += K) span.template operator()<K, 0>(x, kWhole);
   }
+  const auto last = [&]<int Left>() __attribute__((always_inline)) {
+    if (width - x != Left) return;
+    constexpr auto kLast = std::make_integer_sequence<int, Left + kPad>();
+    if (x > 0) span.template operator()<Left, 0>(x, kLast);
+    if (x == 0) span.template operator()<Left, kPad>(0, kLast);
+  };
+  [&]<int... Left>(std::integer_sequence<int, Left...>) { (last.template operator()<Left>(), ...); }(kWhole);
 }
 
 struct Release {
@@ -148,44 +160,47 @@ class Strip {
         y_(y + image * p.h * p.w * p.c),
         first_(first),
         last_(last),
-        pixels_(round_up(p.rows * p.w + Engine::kRows - 1, Engine::kRows)),
-        groups_((2 * kPad + p.rows - 1) / p.rows + 1) {
+        pixels_(round_up(p.rows * p.w, Engine::kRows)) {
     static thread_local Workspace memory;
-    const int64_t expanded = groups_ * pixels_ * p.m, zeros = p.w * p.chunk, sums = pixels_ * p.block;
-    const int64_t elements = pixels_ * (p.m + p.depth);
-    memory.reserve((expanded + zeros + sums) * sizeof(float) + elements * sizeof(Element) + 5 * 64);
+    const int64_t room = round_up((p.rows + 2 * kPad) * p.w, Engine::kRows);
+    const int64_t expanded = room * p.chunk, halo = 2 * kPad * p.w * p.m, zeros = p.w * p.chunk;
+    const int64_t sums = pixels_ * p.block, elements = pixels_ * p.m + room * p.depth;
+    memory.reserve((expanded + halo + zeros + sums) * sizeof(float) + elements * sizeof(Element) + 6 * 64);
     expanded_ = memory.take<float>(expanded);
     zeros_ = memory.take<float>(zeros);
     std::memset(zeros_, 0, zeros * sizeof(float));
     sums_ = memory.take<float>(sums);
     hidden_ = memory.take<Element>(pixels_ * p.m);
-    staged_ = memory.take<Element>(pixels_ * p.depth);
+    staged_ = memory.take<Element>(room * p.depth);
+    halo_ = memory.take<float>(halo);
   }
 
   void run() {
-    // Groups of input rows: group g holds the lowest rows that the output rows of step g need. The groups before the
-    // first step hold the rows above.
-    for (int64_t group = 1 - groups_; first_ + group * p_.rows < last_; ++group) {
-      const int64_t below = first_ + kPad + group * p_.rows;
-      const int64_t from = std::max({below, first_ - kPad, int64_t{0}});
-      const int64_t to = std::min({below + p_.rows, last_ + kPad, p_.h});
-      const Matrix a = from < to ? input(from, to) : Matrix{};
+    int64_t from = std::max(first_ - kPad, int64_t{0});
+    for (int64_t row = first_; row < last_; row += p_.rows) {
+      const int64_t bottom = std::min(row + p_.rows, last_), to = std::min(bottom + kPad, p_.h);
+      const Matrix a = input(from, to);
       for (int64_t at = 0; at < p_.m; at += p_.chunk) {
-        if (from < to) expand(a, at, from, (to - from) * p_.w);
-        if (group >= 0) convolve(at, first_ + group * p_.rows);
+        Engine::multiply(a, (to - from) * p_.w, p_.expand + at * p_.depth, p_.chunk, p_.b1 + at, expanded_, p_.chunk);
+        convolve(at, row, bottom, from);
+        if (bottom < last_) save(at, from, to);
       }
-      if (group >= 0) project(first_ + group * p_.rows);
+      project(row, bottom);
+      from = to;
     }
   }
 
  private:
   static constexpr int64_t kPad = K / 2;
 
-  // The expanded pixels of a row, for the hidden channels from `at`.
-  float* expanded(int64_t row, int64_t at) const {
-    const int64_t below = row - first_ - kPad, group = floor_div(below, p_.rows);
-    const int64_t slot = (group + groups_) % groups_, place = slot * pixels_ + (below - group * p_.rows) * p_.w;
-    return expanded_ + groups_ * pixels_ * at + place * p_.chunk;
+  // One of the last rows of the step before, for the hidden channels from `at`.
+  float* halo(int64_t row, int64_t at) const {
+    return halo_ + 2 * kPad * p_.w * at + row % std::max(2 * kPad, int64_t{1}) * p_.w * p_.chunk;
+  }
+
+  void save(int64_t at, int64_t from, int64_t to) const {
+    for (int64_t row = std::max(from, to - 2 * kPad); row < to; ++row)
+      std::memcpy(halo(row, at), expanded_ + (row - from) * p_.w * p_.chunk, p_.w * p_.chunk * sizeof(float));
   }
 
   // The input rows as they are, or copied where channels need padding or whole tiles would read beyond the tensor.
@@ -202,19 +217,17 @@ class Strip {
     return {staged_, p_.depth, 1, 0, p_.depth};
   }
 
-  void expand(const Matrix& a, int64_t at, int64_t row, int64_t pixels) const {
-    Engine::multiply(a, pixels, p_.expand + at * p_.depth, p_.chunk, p_.b1 + at, expanded(row, at), p_.chunk);
-  }
-
-  void convolve(int64_t at, int64_t row) const {
-    const int64_t bottom = std::min(row + p_.rows, last_);
+  // Depthwise convolution of the rows from `row` to `bottom`; the rows from `from` on have just been expanded.
+  void convolve(int64_t at, int64_t row, int64_t bottom, int64_t from) const {
     Element* out = hidden_ + pixels_ * at;
-    for (; row < bottom;) {
+    while (row < bottom) {
       const int64_t left = bottom - row, taken = left >= 4 && K == 3 ? 4 : left >= 2 ? 2 : 1;
       const float* in[4 + K - 1];
       for (int64_t r = 0; r < taken + K - 1; ++r) {
-        const int64_t from = row - kPad + r;
-        in[r] = from < 0 || from >= p_.h ? zeros_ : expanded(from, at);
+        const int64_t source = row - kPad + r;
+        in[r] = source < 0 || source >= p_.h ? zeros_
+                : source < from              ? halo(source, at)
+                                             : expanded_ + (source - from) * p_.w * p_.chunk;
       }
       for (int64_t lane = 0; lane < p_.chunk; lane += kLanes) {
         const float* weights = p_.depthwise + (at + lane) * K * K;
@@ -227,8 +240,8 @@ class Strip {
     }
   }
 
-  void project(int64_t row) const {
-    const int64_t pixels = (std::min(row + p_.rows, last_) - row) * p_.w;
+  void project(int64_t row, int64_t bottom) const {
+    const int64_t pixels = (bottom - row) * p_.w;
     const Matrix a{hidden_, p_.chunk, p_.m / p_.chunk, pixels_ * p_.chunk, p_.chunk};
     for (int64_t at = 0; at < p_.c; at += p_.block) {
       Engine::multiply(a, pixels, p_.project + at * p_.m, p_.block, p_.b3 + at, sums_, p_.block);
@@ -252,9 +265,8 @@ class Strip {
   const Element *x_, *end_;
   Element* y_;
   int64_t first_, last_;
-  int64_t pixels_;  // room for one group of rows, and for whole tiles from any row of it
-  int64_t groups_;  // that the ring holds
-  float *expanded_, *zeros_, *sums_;
+  int64_t pixels_;  // room for those of one step, in whole tiles
+  float *expanded_, *halo_, *zeros_, *sums_;
   Element *hidden_, *staged_;
 };
 
@@ -280,9 +292,7 @@ void block(const Problem& p, const Element* x, Element* y) {
 extern "C" void mbconv(const Problem* p, const Element* x, Element* y) {
   if (p->n * p->h * p->w * p->c == 0) return;
   switch (p->k) {
-    case 1: return block<1>(*p, x, y);
     case 3: return block<3>(*p, x, y);
     case 5: return block<5>(*p, x, y);
-    case 7: return block<7>(*p, x, y);
   }
 }

@@ -94,8 +94,8 @@ def _packed(weight: Tensor, block: int) -> Tensor:
 def supports(workload: Workload, machine: Machine) -> str | None:
     if workload.dtype not in ("f32", "bf16"):
         return f"computes f32 and bf16, not {workload.dtype}"
-    if workload["k"] not in (1, 3, 5, 7):
-        return f"has depthwise kernels of 1, 3, 5 and 7, not of {workload['k']}"
+    if workload["k"] not in (3, 5):
+        return f"has depthwise kernels of 3 and 5, not of {workload['k']}"
     if "avx512" not in machine.isa:
         return f"needs AVX-512, this CPU has {', '.join(machine.isa) or 'none of the known instruction sets'}"
     return native.missing_compiler()
