@@ -61,6 +61,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.policy.threads > self.machine.cores:
             raise ValueError(f"--threads {self.policy.threads}: this process may use {self.machine.cores} cores")
+        if self.policy.device == "cuda" and not self.machine.gpus:
+            raise ValueError("--policy cuda: perfsuite sees no GPU here; `perfsuite doctor` says what it sees")
         if self.strategy not in search.STRATEGIES:
             raise ValueError(f"--strategy {self.strategy!r} is none of {', '.join(search.STRATEGIES)}")
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
+from samples import MACHINE
 
 from perfsuite.kernel import Run, Tensors
 from perfsuite.measure import cpu, cuda
+from perfsuite.plan import EFFORTS, Plan
 from perfsuite.policy import Policy
+from perfsuite.registry import Registry
 from perfsuite.trial import Disturbance
 
 KERNEL, LAUNCH, REPLAY = 20e-6, 30e-6, 8e-6
@@ -143,6 +146,13 @@ def test_falling_clocks_are_reported(device: Device) -> None:
     device.slower = lambda now: 1.0 + now
     slowing = cuda.measure(cuda.Timer(kernel(device, 1e-3), sets(), Policy(device="cuda")), 0.2)
     assert slowing.warnings == (Disturbance.UNSTEADY,)
+
+
+def test_a_gpu_policy_without_a_gpu_is_refused() -> None:
+    policy = Policy(device="cuda")
+    assert Plan(MACHINE, Registry(), (), policy, EFFORTS["quick"]).policy is policy
+    with pytest.raises(ValueError, match="sees no GPU here; `perfsuite doctor`"):
+        Plan(replace(MACHINE, gpus=()), Registry(), (), policy, EFFORTS["quick"])
 
 
 @pytest.mark.gpu
