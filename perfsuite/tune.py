@@ -18,7 +18,7 @@ from perfsuite import detect, race, search
 from perfsuite.events import Event, Finished, Raced, Started, Tried
 from perfsuite.kernel import Config, Kernel
 from perfsuite.op import Workload
-from perfsuite.plan import Plan
+from perfsuite.plan import PROBES, Plan
 from perfsuite.race import BLOCK
 from perfsuite.registry import Job
 from perfsuite.results import Results
@@ -132,7 +132,7 @@ class _Run:
         good = [t for t in trials if t.measurement is not None]
         if good:
             yield self._race(job, good)
-        if self.plan.registry.ops[job.workload.op].family == "probes":
+        if self.plan.registry.ops[job.workload.op].family == PROBES:
             self.ceilings = self._ceilings()
 
     def _searches(self, job: Job, deadline: float) -> Iterator[tuple[Tried, Trial]]:
@@ -143,7 +143,9 @@ class _Run:
             steps = strategy(kernel.space(job.workload, plan.machine), _seed(job.workload, kernel))
             queue.append(_Search(kernel, steps, plan.effort.trials))
             queue[-1].advance()
-        ideal = self.ceilings.ideal_seconds(plan.registry.ops[job.workload.op], job.workload)
+        op = plan.registry.ops[job.workload.op]
+        # While the ceilings themselves are measured, a share of them means nothing.
+        ideal = None if op.family == PROBES else self.ceilings.ideal_seconds(op, job.workload)
         best, default, of = math.inf, math.inf, _trials(plan, job)
         made = 0
         while queue:
@@ -185,7 +187,7 @@ class _Run:
         now.built = None
         if attempt is None:
             op = self.plan.registry.ops[workload.op]
-            least = self.ceilings.least_seconds(op, workload) if op.family != "probes" else None
+            least = self.ceilings.least_seconds(op, workload) if op.family != PROBES else None
             with alone():
                 attempt = self.bench.measure(candidate, self.plan.policy, self.plan.effort.seconds, least or 0.0)
         trial = self._stored(candidate, attempt, "search", "")
