@@ -181,7 +181,8 @@ class Strip {
       const int64_t bottom = std::min(row + p_.rows, last_), to = std::min(bottom + kPad, p_.h);
       const Matrix a = input(from, to);
       for (int64_t at = 0; at < p_.m; at += p_.chunk) {
-        Engine::multiply(a, (to - from) * p_.w, p_.expand + at * p_.depth, p_.chunk, p_.b1 + at, expanded_, p_.chunk);
+        if (from < to)
+          Engine::multiply(a, (to - from) * p_.w, p_.expand + at * p_.depth, p_.chunk, p_.b1 + at, expanded_, p_.chunk);
         convolve(at, row, bottom, from);
         if (bottom < last_) save(at, from, to);
       }
@@ -195,7 +196,7 @@ class Strip {
 
   // One of the last rows of the step before, for the hidden channels from `at`.
   float* halo(int64_t row, int64_t at) const {
-    return halo_ + 2 * kPad * p_.w * at + row % std::max(2 * kPad, int64_t{1}) * p_.w * p_.chunk;
+    return halo_ + 2 * kPad * p_.w * at + row % (2 * kPad) * p_.w * p_.chunk;
   }
 
   void save(int64_t at, int64_t from, int64_t to) const {
