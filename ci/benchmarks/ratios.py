@@ -1,0 +1,61 @@
+"""The tuned kernel against PyTorch eager and against a plain copy of the same bytes: lower is better.
+
+Tuning is short (`perfsuite tune --quick`), because it is repeated for each commit: it tries the default and a few more
+configs of each kernel. The winner's ratios then come from a second, interleaved race (`perfsuite compare`), all of
+whose candidates run in one process on the same input: a faster or slower machine changes neither, and the race that
+made a kernel the winner does not flatter it. Both go by the command line, which changes less than what is behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from perfsuite.op import Workload
+
+WORKLOADS = (
+    "softmax[rows=1024,cols=1024,f32]",
+    "softmax[rows=1024,cols=1024,bf16]",
+    "layer_norm[rows=1024,cols=768,f32]",
+    "rms_norm[rows=512,cols=4096,f32]",
+    "add_rms_norm[rows=512,cols=4096,bf16]",
+)
+_TUNING = "120s"
+_ROUNDS = "40"
+
+Ratios = dict[str, dict[str, float]]
+
+
+class Tuned:
+    """Ratios of medians over the rounds of one race, one thread, warm cache, outputs reused."""
+
+    params = WORKLOADS
+    param_names = ("workload",)
+    unit = "ratio"
+
+    def setup_cache(self) -> Ratios:
+        with tempfile.TemporaryDirectory() as folder:
+            database = str(Path(folder) / "perfsuite.db")
+            _perfsuite("tune", "--quick", "--no-ceilings", "--budget", _TUNING, "--db", database, *WORKLOADS)
+            won = _perfsuite("best", "--db", database)
+            winners = {str(Workload.from_json(best["workload"])): best["kernel"] for best in won}
+            rows = _perfsuite("compare", "--rounds", _ROUNDS, "--db", database, *WORKLOADS)
+        return {row["workload"]: row for row in rows if row["kernel"] == winners[row["workload"]]}
+
+    setup_cache.timeout = 900  # type: ignore[attr-defined]
+
+    def track_tuned_over_eager(self, ratios: Ratios, workload: str) -> float:
+        return ratios[workload]["against_eager"]
+
+    def track_tuned_over_copy(self, ratios: Ratios, workload: str) -> float:
+        return ratios[workload]["against_copy"]
+
+
+def _perfsuite(*words: str) -> Any:
+    """What a command of perfsuite answers as JSON."""
+    command = [sys.executable, "-m", "perfsuite.cli", words[0], "--json", *words[1:]]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
