@@ -16,15 +16,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from samples import MACHINE
 
 from perfsuite import checks, registry
 from perfsuite.kernel import Config, Kernel, Space
-from perfsuite.machine import Gpu
+from perfsuite.machine import Gpu, Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import triton
 from perfsuite.toolchain.triton import TARGETS, TRITON_DTYPE, Compiled, Target, compile_ahead, jit, not_resident
-from perfsuite.toolchain.triton_rows import Tile
+from perfsuite.toolchain.triton_rows import Tile, row_space
 
 softmax: Any = importlib.import_module("perfsuite.kernels.softmax.triton_rows")
 norms: Any = importlib.import_module("perfsuite.kernels.norms.triton_rows")
@@ -59,8 +61,8 @@ def test_right_in_the_interpreter(op: Op) -> None:
     assert {name: why for name, why in cases.items() if why is not None} == {}
 
 
-def on(target: Target) -> Any:
-    return replace(MACHINE, gpus=(Gpu("Imaginary 1", target.arch, 1 << 36, "570.1"),))
+def on(arch: str) -> Machine:
+    return replace(MACHINE, gpus=(Gpu("Imaginary 1", arch, 1 << 36, "570.1"),))
 
 
 def compiled(op: Op, workload: Workload, config: Config, target: Target) -> Compiled:
@@ -92,7 +94,7 @@ def picked(each: list[Workload]) -> list[Workload]:
 def test_compiles_ahead_and_is_resident(op: Op, kernel: Kernel, target: Target) -> None:
     """The default without a spill, and another config of the space, which `allows` has found resident."""
     for workload in widths(op):
-        space: Space = kernel.space(workload, on(target))
+        space: Space = kernel.space(workload, on(target.arch))
         default, other = space.configs[0], random.Random(str(workload)).choice(space.configs)
         used = compiled(op, workload, default, target)
         assert used.error is None
@@ -111,7 +113,7 @@ def test_shared_memory_is_foreseen_and_refused(target: Target) -> None:
     reason = f"needs 393216 bytes of shared memory, {target.arch} has {target.shared}"
     assert Tile.of(config, 128256).refused(ITEMSIZE["f32"], 3, target.arch) == reason
     assert compiled(op, workload, config, target).error == reason
-    space = norms.space(workload, on(target))
+    space = norms.space(workload, on(target.arch))
     assert config not in space
     assert config in norms.space(workload, replace(MACHINE, gpus=()))
     assert Config.of(block=2048, height=1, warps=16, stages=3, keep=False) in space
@@ -124,6 +126,23 @@ def test_a_spill_is_counted() -> None:
     used = {arch: compiled(KNOWN.ops["softmax"], workload, full, target) for arch, target in TARGETS.items()}
     assert all(used[arch].spills > 100 for arch in ("sm_80", "sm_90", "sm_100"))
     assert used["gfx942"].spills == 0
+
+
+@given(cols=st.integers(0, 300_000), dtype=st.sampled_from(["f32", "bf16"]), arch=st.sampled_from([*TARGETS, "sm_12"]))
+def test_every_row_has_a_space_of_a_few_tiles(cols: int, dtype: str, arch: str) -> None:
+    workload = Workload("softmax", (("rows", 64), ("cols", cols)), dtype)
+    for tensors in (1, 3):
+        space = row_space(workload, on(arch), tensors)
+        assert space.default in space
+        assert 5 <= len(space) <= 300
+
+
+@pytest.mark.parametrize("cols", [1, 2, 3, 33])
+def test_the_shortest_rows_compile(cols: int) -> None:
+    for op, kernel in PAIRS:
+        workload = Workload(op.name, (("rows", 5), ("cols", cols)))
+        config = kernel.space(workload, MACHINE).configs[0]
+        assert compiled(op, workload, config, TARGETS["sm_90"]).error is None
 
 
 def test_not_resident_says_what_is_short() -> None:
