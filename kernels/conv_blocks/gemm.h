@@ -4,8 +4,11 @@
 // for f32. A is split along K into blocks of `depth` columns, `stride` elements apart (one block where A is one matrix).
 #pragma once
 
-#include <cstdint>
 #include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
 
 #ifdef BF16
 #include <c10/util/BFloat16.h>
@@ -29,39 +32,38 @@ struct Matrix {
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Tiles of 16 rows, 64 bytes each: 0 to 3 accumulate, 4 and 5 hold rows of A, 6 and 7 columns of the weights.
+// Sums of 64 rows by 16 columns or 32 by 32 in tiles 0 to 3, A in 4 and 5, weights in 6 and 7; tiles are 16 by 64 bytes.
 class Engine {
  public:
   // Products are computed for whole tiles: the rows of A and of the result up to a multiple of this must exist.
   static constexpr int64_t kRows = 16;
-  static constexpr int64_t kColumns = 32;
 
   // Other code in this thread may rely on the tiles it has configured: they are put back at the end.
   Engine() {
     static const bool allowed = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
     (void)allowed;
-    _tile_storeconfig(&before_);
+    asm volatile("sttilecfg %0" : "=m"(before_));
     Config config{};
     config.palette = 1;
     for (int tile = 0; tile < 8; ++tile) {
       config.row_bytes[tile] = 64;
       config.rows[tile] = 16;
     }
-    _tile_loadconfig(&config);
+    asm volatile("ldtilecfg %0" ::"m"(config));
   }
-  ~Engine() { _tile_loadconfig(&before_); }
+  ~Engine() { asm volatile("ldtilecfg %0" ::"m"(before_)); }
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // out[rows][block] (rows `ld` apart) = a * weights + bias, for one block of columns.
+  // out[rows][block] = a * weights + bias, for one block of 16 or 32 columns.
+  //
+  // The sums of one part are stored between the first multiplications of the next: on their own, four stores take as
+  // long as four multiplications.
   static void multiply(const Matrix& a, int64_t rows, const Element* weights, int64_t block, const float* bias,
-                       float* out, int64_t ld) {
-    for (int64_t column = 0; column < block; column += kColumns) {
-      const Element* b = weights + column * kPair;
-      int64_t row = 0;
-      for (; row + 16 < rows; row += 32) tiles<2>(a, row, b, block, bias + column, out + row * ld + column, ld);
-      if (row < rows) tiles<1>(a, row, b, block, bias + column, out + row * ld + column, ld);
-    }
+                       float* out) {
+    asm volatile("" ::: "memory");  // tile loads do not say which memory they read
+    if (block == 16) product<4, 1>(a, rows, weights, bias, out);
+    else product<2, 2>(a, rows, weights, bias, out);
   }
 
  private:
@@ -70,38 +72,65 @@ class Engine {
     uint16_t row_bytes[16];
     uint8_t rows[16];
   };
-  Config before_{};
+  Config before_;
 
-  template <int Tall>
-  static inline void tiles(const Matrix& a, int64_t row, const Element* b, int64_t block, const float* bias, float* out,
-                           int64_t ld) {
-    // A stride of 0 loads the same 16 biases into every row.
-    _tile_loadd(0, bias, 0);
-    _tile_loadd(1, bias + 16, 0);
-    if constexpr (Tall == 2) {
-      _tile_loadd(2, bias, 0);
-      _tile_loadd(3, bias + 16, 0);
+  template <int Tile>
+  [[gnu::always_inline]] static inline void load(const void* from, int64_t stride) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(Tile));
+  }
+  template <int Tile>
+  [[gnu::always_inline]] static inline void store(void* to, int64_t stride) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(Tile) : "memory");
+  }
+  template <int Sum, int A, int B>
+  [[gnu::always_inline]] static inline void accumulate() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sum), "i"(A), "i"(B));
+  }
+
+  // A block of Wide * 16 columns, Tall * 16 rows at a time.
+  template <int Tall, int Wide>
+  static void product(const Matrix& a, int64_t rows, const Element* weights, const float* bias, float* out) {
+    float* before = nullptr;
+    int stored = 0;
+    for (int64_t row = 0; row < rows; row += 16 * Tall) {
+      const int tiles = std::min<int64_t>(Tall, (rows - row + 15) / 16);
+      part<Tall, Wide>(a, row, tiles, weights, bias, before, stored);
+      before = out + row * 16 * Wide;
+      stored = tiles;
     }
+    flush<Tall, Wide>(before, stored, std::make_integer_sequence<int, Tall * Wide>());
+  }
+
+  template <int Tall, int Wide, int... Tile>
+  [[gnu::always_inline]] static inline void flush(float* out, int tiles, std::integer_sequence<int, Tile...>) {
+    ((Tile / Wide < tiles ? store<Tile>(out + Tile / Wide * 256 * Wide + Tile % Wide * 16, 64 * Wide) : void()), ...);
+  }
+
+  template <int Tall, int Wide>
+  [[gnu::always_inline]] static inline void part(const Matrix& a, int64_t row, int tiles, const Element* b,
+                                                 const float* bias, float* before, int stored) {
+    const Element* data = a.data + row * a.row;
+    const auto step = [&]<bool First, int... Tile>(const Element* from, std::integer_sequence<int, Tile...>)
+                          __attribute__((always_inline)) {
+      load<6>(b, 64 * Wide);
+      if constexpr (Wide == 2) load<7>(b + 32, 64 * Wide);
+      const auto tile = [&]<int Row, int Column>() __attribute__((always_inline)) {
+        constexpr int kTile = Row * Wide + Column, kA = 4 + Row % 2;
+        if (First && Row < stored) store<kTile>(before + Row * 256 * Wide + Column * 16, 64 * Wide);
+        if (Row >= tiles) return;
+        if (Column == 0) load<kA>(from + Row * 16 * a.row, a.row * 2);
+        // A stride of 0 loads the same 16 biases into every row.
+        if (First) load<kTile>(bias + Column * 16, 0);
+        accumulate<kTile, kA, 6 + Column>();
+      };
+      (tile.template operator()<Tile / Wide, Tile % Wide>(), ...);
+      b += 32 * 16 * Wide;
+    };
+    constexpr auto kTiles = std::make_integer_sequence<int, Tall * Wide>();
+    step.template operator()<true>(data, kTiles);
     for (int64_t at = 0; at < a.blocks; ++at) {
-      const Element* data = a.data + at * a.stride + row * a.row;
-      for (int64_t k = 0; k < a.depth; k += 32, b += 32 * block) {
-        _tile_loadd(6, b, block * 4);
-        _tile_loadd(7, b + 32, block * 4);
-        _tile_loadd(4, data + k, a.row * 2);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        if constexpr (Tall == 2) {
-          _tile_loadd(5, data + 16 * a.row + k, a.row * 2);
-          _tile_dpbf16ps(2, 5, 6);
-          _tile_dpbf16ps(3, 5, 7);
-        }
-      }
-    }
-    _tile_stored(0, out, ld * 4);
-    _tile_stored(1, out + 16, ld * 4);
-    if constexpr (Tall == 2) {
-      _tile_stored(2, out + 16 * ld, ld * 4);
-      _tile_stored(3, out + 16 * ld + 16, ld * 4);
+      for (int64_t k = at == 0 ? 32 : 0; k < a.depth; k += 32)
+        step.template operator()<false>(data + at * a.stride + k, kTiles);
     }
   }
 };
@@ -114,7 +143,6 @@ class Engine {
 class Engine {
  public:
   static constexpr int64_t kRows = 1;
-  static constexpr int64_t kColumns = 16;
 
   Engine() = default;
   ~Engine() { at::native::cpublas::brgemm_release(kPair == 2); }
@@ -122,14 +150,14 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   static void multiply(const Matrix& a, int64_t rows, const Element* weights, int64_t block, const float* bias,
-                       float* out, int64_t ld) {
+                       float* out) {
     for (int64_t at = 0; at < a.blocks; ++at) {
-      at::native::cpublas::brgemm(rows, block, a.depth, a.row, block, ld, at > 0, a.data + at * a.stride,
+      at::native::cpublas::brgemm(rows, block, a.depth, a.row, block, block, at > 0, a.data + at * a.stride,
                                   weights + at * a.depth * block, out, kPair == 2);
     }
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t column = 0; column < block; column += 16) {
-        float* place = out + row * ld + column;
+        float* place = out + row * block + column;
         _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), _mm512_loadu_ps(bias + column)));
       }
     }

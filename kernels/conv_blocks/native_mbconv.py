@@ -20,7 +20,7 @@ from perfsuite.op import Op, Workload
 from perfsuite.toolchain import native
 from perfsuite.toolchain.constants import PerConstants
 
-_SIZES = ("n", "c", "h", "w", "m", "k", "depth", "rows", "chunk", "block")
+_SIZES = ("n", "c", "h", "w", "m", "k", "outer", "rows", "chunk", "block", "depth")
 
 
 class _Problem(ctypes.Structure):
@@ -57,18 +57,19 @@ def _problem(workload: Workload, config: Config, weights: Tensors) -> tuple[_Pro
     """The struct, and the packed weights that it points to."""
     expand, b1, depthwise, b2, project, b3 = weights
     sizes, chunk = dict(workload.sizes), config["chunk"]
-    depth = _round_up(sizes["c"], 32)
-    hidden = _round_up(sizes["m"], chunk)
-    block = 32 if config["gemm"] == "amx" else depth
+    amx = config["gemm"] == "amx"
+    depth = 32 if amx else chunk
+    outer, hidden = _round_up(sizes["c"], 32), _round_up(sizes["m"], depth)
+    block = 32 if amx else outer
     packed = (
-        _packed(_padded(expand, hidden, depth), chunk),
+        _packed(_padded(expand, hidden, outer), chunk),
         _padded(b1.float(), hidden),
         _padded(depthwise.float().flatten(1), hidden).view(hidden // 16, 16, -1).transpose(1, 2).contiguous(),
         _padded(b2.float(), hidden),
-        _packed(_padded(project, depth, hidden), block),
-        _padded(b3.float(), depth),
+        _packed(_padded(project, outer, hidden), block),
+        _padded(b3.float(), outer),
     )
-    sizes.update(m=hidden, depth=depth, rows=config["rows"], chunk=chunk, block=block)
+    sizes.update(m=hidden, outer=outer, rows=config["rows"], chunk=chunk, block=block, depth=depth)
     return _Problem(*(t.data_ptr() for t in packed), *(sizes[name] for name in _SIZES)), packed
 
 
@@ -104,14 +105,17 @@ def supports(workload: Workload, machine: Machine) -> str | None:
 def space(workload: Workload, machine: Machine) -> Space:
     amx = workload.dtype == "bf16" and "amx_bf16" in machine.isa
     rows = tuple(r for r in (1, 2, 4, 7, 8, 14, 28) if r <= workload["h"])
-    chunks = tuple(c for c in (32, 64, 128, 256) if c < 2 * workload["m"]) or (32,)
+    chunks = tuple(c for c in (16, 32, 64, 128, 256) if c < 2 * max(32, workload["m"]))
+    # Tiles make blocks of 16 or 32 columns; every call of brgemm costs about 0.1 us, so its blocks are larger.
+    fits = {"amx": (16, 32), "brgemm": chunks[1:]}
     return Space(
         (
             Dimension("gemm", ("amx", "brgemm") if amx else ("brgemm",), ordered=False),
             Dimension("rows", rows),
             Dimension("chunk", chunks),
         ),
-        default=Config.of(gemm="amx" if amx else "brgemm", rows=4 if 4 in rows else 1, chunk=chunks[0]),
+        allows=lambda config: config["chunk"] in fits[config["gemm"]],
+        default=Config.of(gemm="amx" if amx else "brgemm", rows=rows[len(rows) // 2], chunk=chunks[0 if amx else -1]),
     )
 
 
