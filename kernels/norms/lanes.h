@@ -1,4 +1,6 @@
-// One register of floats, for AVX-512 (16 lanes) or AVX2 (8): loads and stores convert from and to the type in memory.
+// Rows are read and written a register's worth of storage at a time: 64 bytes with AVX-512, 32 with AVX2, always as
+// floats. Of f32 that is one register, of bf16 two: the elements at even and those at odd places, which shifts and masks
+// split and merge without the shuffles that in-order lanes need. Element-wise work and sums don't care about the order.
 #pragma once
 
 // gcc 12 takes the undefined operands inside its own intrinsics for mistakes (its bug 105593).
@@ -13,7 +15,7 @@ struct bf16 {
     uint16_t bits;
 };
 
-// How many lanes a load or store touches: all, or the first `count` of a row's tail.
+// How many elements a load or store touches: all, or the first `count` of a row's tail.
 struct All {};
 struct First {
     int count;
@@ -21,94 +23,126 @@ struct First {
 
 #ifdef CPU_CAPABILITY_AVX512
 
-using Lanes = __m512;
-constexpr int WIDTH = 16;
+using Floats = __m512;
 
-inline __mmask16 mask(First n) { return static_cast<__mmask16>((1u << n.count) - 1u); }
-inline Lanes widen(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); }
+inline Floats broadcast(float value) { return _mm512_set1_ps(value); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline float total(Floats v) { return _mm512_reduce_add_ps(v); }
 
-#ifdef __AVX512BF16__
-inline __m256i narrow(Lanes v) { return (__m256i)_mm512_cvtneps_pbh(v); }
-#else
-// Round half to even: add half an ulp less the parity of the kept bit; a NaN stays one.
-inline __m256i narrow(Lanes v) {
-    const __m512i bits = _mm512_castps_si512(v);
-    const __m512i kept = _mm512_srli_epi32(bits, 16);
-    const __m512i odd = _mm512_and_si512(kept, _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_srli_epi32(bits + _mm512_set1_epi32(0x7fff) + odd, 16);
-    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0)));
-}
-#endif
+inline __mmask16 mask(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
+inline Floats keep(Floats v, int count) { return _mm512_maskz_mov_ps(mask(count), v); }
 
-inline Lanes broadcast(float value) { return _mm512_set1_ps(value); }
-inline Lanes fma(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
-inline float total(Lanes v) { return _mm512_reduce_add_ps(v); }
-inline Lanes keep(Lanes v, First n) { return _mm512_maskz_mov_ps(mask(n), v); }
-
-inline Lanes load(const float* from, All) { return _mm512_loadu_ps(from); }
-inline Lanes load(const float* from, First n) { return _mm512_maskz_loadu_ps(mask(n), from); }
-inline Lanes load(const bf16* from, All) { return widen(_mm256_loadu_si256((const __m256i*)from)); }
-inline Lanes load(const bf16* from, First n) { return widen(_mm256_maskz_loadu_epi16(mask(n), from)); }
-
-inline void store(float* to, Lanes v, All) { _mm512_storeu_ps(to, v); }
-inline void store(float* to, Lanes v, First n) { _mm512_mask_storeu_ps(to, mask(n), v); }
-inline void store(bf16* to, Lanes v, All) { _mm256_storeu_si256((__m256i*)to, narrow(v)); }
-inline void store(bf16* to, Lanes v, First n) { _mm256_mask_storeu_epi16(to, mask(n), narrow(v)); }
-
-inline void stream(float* to, Lanes v) { _mm512_stream_ps(to, v); }
-inline void stream(bf16* to, Lanes v) { _mm256_stream_si256((__m256i*)to, narrow(v)); }
+inline Floats load(const float* from, All) { return _mm512_loadu_ps(from); }
+inline Floats load(const float* from, First n) { return _mm512_maskz_loadu_ps(mask(n.count), from); }
+inline void store(float* to, Floats v, All) { _mm512_storeu_ps(to, v); }
+inline void store(float* to, Floats v, First n) { _mm512_mask_storeu_ps(to, mask(n.count), v); }
+inline void stream(float* to, Floats v) { _mm512_stream_ps(to, v); }
 
 #else
 
-using Lanes = __m256;
-constexpr int WIDTH = 8;
+using Floats = __m256;
 
-inline __m256i mask(First n) {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n.count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-inline Lanes widen(__m128i half) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16)); }
-
-// Round half to even: add half an ulp less the parity of the kept bit; a NaN stays one.
-inline __m128i narrow(Lanes v) {
-    const __m256i bits = _mm256_castps_si256(v);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i sum = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-    const __m256i kept = _mm256_blendv_epi8(_mm256_srli_epi32(sum, 16), _mm256_set1_epi32(0x7fc0), nan);
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(kept, kept), 0b1000);
-    return _mm256_castsi256_si128(packed);
-}
-
-inline Lanes broadcast(float value) { return _mm256_set1_ps(value); }
-inline Lanes fma(Lanes a, Lanes b, Lanes c) { return _mm256_fmadd_ps(a, b, c); }
-inline float total(Lanes v) {
+inline Floats broadcast(float value) { return _mm256_set1_ps(value); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline float total(Floats v) {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
-inline Lanes keep(Lanes v, First n) { return _mm256_and_ps(v, _mm256_castsi256_ps(mask(n))); }
 
-inline Lanes load(const float* from, All) { return _mm256_loadu_ps(from); }
-inline Lanes load(const float* from, First n) { return _mm256_maskload_ps(from, mask(n)); }
-inline Lanes load(const bf16* from, All) { return widen(_mm_loadu_si128((const __m128i*)from)); }
-inline Lanes load(const bf16* from, First n) {
-    __m128i lanes{};
-    std::memcpy(&lanes, from, n.count * sizeof(bf16));
-    return widen(lanes);
+inline __m256i mask(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
+inline Floats keep(Floats v, int count) { return _mm256_and_ps(v, _mm256_castsi256_ps(mask(count))); }
 
-inline void store(float* to, Lanes v, All) { _mm256_storeu_ps(to, v); }
-inline void store(float* to, Lanes v, First n) { _mm256_maskstore_ps(to, mask(n), v); }
-inline void store(bf16* to, Lanes v, All) { _mm_storeu_si128((__m128i*)to, narrow(v)); }
-inline void store(bf16* to, Lanes v, First n) {
-    const __m128i lanes = narrow(v);
-    std::memcpy(to, &lanes, n.count * sizeof(bf16));
-}
-
-inline void stream(float* to, Lanes v) { _mm256_stream_ps(to, v); }
-inline void stream(bf16* to, Lanes v) { _mm_stream_si128((__m128i*)to, narrow(v)); }
+inline Floats load(const float* from, All) { return _mm256_loadu_ps(from); }
+inline Floats load(const float* from, First n) { return _mm256_maskload_ps(from, mask(n.count)); }
+inline void store(float* to, Floats v, All) { _mm256_storeu_ps(to, v); }
+inline void store(float* to, Floats v, First n) { _mm256_maskstore_ps(to, mask(n.count), v); }
+inline void stream(float* to, Floats v) { _mm256_stream_ps(to, v); }
 
 #endif
 
-inline Lanes keep(Lanes v, All) { return v; }
+// bf16 elements 0, 2, 4, ... and 1, 3, 5, ... of a register's worth.
+struct Pair {
+    Floats even, odd;
+};
+
+inline Pair operator+(Pair a, Pair b) { return {a.even + b.even, a.odd + b.odd}; }
+inline Pair operator*(Pair a, Pair b) { return {a.even * b.even, a.odd * b.odd}; }
+inline Pair operator-(Pair a, Floats b) { return {a.even - b, a.odd - b}; }
+inline Pair operator*(Pair a, Floats b) { return {a.even * b, a.odd * b}; }
+inline Pair fma(Pair a, Pair b, Pair c) { return {fma(a.even, b.even, c.even), fma(a.odd, b.odd, c.odd)}; }
+inline Pair fma(Pair a, Floats b, Floats c) { return {fma(a.even, b, c), fma(a.odd, b, c)}; }
+inline float total(Pair v) { return total(v.even + v.odd); }
+
+inline Floats keep(Floats v, First n) { return keep(v, n.count); }
+inline Pair keep(Pair v, First n) { return {keep(v.even, (n.count + 1) / 2), keep(v.odd, n.count / 2)}; }
+template <typename V>
+inline V keep(V v, All) {
+    return v;
+}
+
+// To the nearest bf16, half to even, in the upper 16 bits: add half an ulp less the parity of the kept bit. A NaN that
+// arithmetic made of bf16 inputs has no low bits set, so nothing is carried and it stays one.
+#ifdef CPU_CAPABILITY_AVX512
+
+inline Pair split(__m512i words) {
+    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)), _mm512_castsi512_ps(_mm512_and_si512(words, upper))};
+}
+
+#ifdef __AVX512BF16__
+inline __m512i merge(Pair v) {
+    const __m512i order = _mm512_or_si512(
+        _mm512_slli_epi32(_mm512_set_epi32(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16), 16),
+        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(v.odd, v.even));
+}
+#else
+inline __m512i rounded(Floats v) {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    return _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+}
+inline __m512i merge(Pair v) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(rounded(v.even), 16), rounded(v.odd));
+}
+#endif
+
+inline __mmask32 words(First n) { return static_cast<__mmask32>((1ull << n.count) - 1ull); }
+inline Pair load(const bf16* from, All) { return split(_mm512_loadu_si512(from)); }
+inline Pair load(const bf16* from, First n) { return split(_mm512_maskz_loadu_epi16(words(n), from)); }
+inline void store(bf16* to, Pair v, All) { _mm512_storeu_si512(to, merge(v)); }
+inline void store(bf16* to, Pair v, First n) { _mm512_mask_storeu_epi16(to, words(n), merge(v)); }
+inline void stream(bf16* to, Pair v) { _mm512_stream_si512(reinterpret_cast<__m512i*>(to), merge(v)); }
+
+#else
+
+inline Pair split(__m256i words) {
+    const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(words, 16)), _mm256_castsi256_ps(_mm256_and_si256(words, upper))};
+}
+inline __m256i rounded(Floats v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+}
+inline __m256i merge(Pair v) {
+    return _mm256_blend_epi16(_mm256_srli_epi32(rounded(v.even), 16), rounded(v.odd), 0xaa);
+}
+
+inline Pair load(const bf16* from, All) { return split(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
+inline Pair load(const bf16* from, First n) {
+    __m256i words{};
+    std::memcpy(&words, from, n.count * sizeof(bf16));
+    return split(words);
+}
+inline void store(bf16* to, Pair v, All) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), merge(v)); }
+inline void store(bf16* to, Pair v, First n) {
+    const __m256i words = merge(v);
+    std::memcpy(to, &words, n.count * sizeof(bf16));
+}
+inline void stream(bf16* to, Pair v) { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), merge(v)); }
+
+#endif
