@@ -14,7 +14,7 @@ EPS = 1e-5
 def _tolerance(workload: Workload) -> Tolerance:
     """bf16: intermediate results (the convolution's output, or the folded weight) are rounded to bf16 on the way."""
     if workload.dtype == "f32":
-        return Tolerance(relative=1e-5, absolute=1e-6, of_peak=5e-6)
+        return Tolerance(relative=1e-5, absolute=1e-6, of_peak=2e-5)
     return Tolerance(relative=2e-2, absolute=0.0, of_peak=1e-2)
 
 
