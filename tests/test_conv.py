@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,6 +158,17 @@ def mbconv() -> tuple[Op, Kernel, Callable[[Workload, Config], Any]]:
     if reason is not None:
         pytest.skip(reason)
     return op, kernel, lambda workload, config: kernel.build(op, workload, config)
+
+
+def test_mbconv_refuses_what_it_cannot_run() -> None:
+    kernel = KNOWN.kernels["conv_blocks/native_mbconv"]
+    old = replace(MACHINE, isa=("avx2", "avx512"))
+    for machine, text, reason in (
+        (replace(MACHINE, isa=("avx2",)), "mbconv[n=1,c=8,h=3,w=3,m=8,k=3,f32]", "needs AVX-512, this CPU has avx2"),
+        (old, "mbconv[n=1,c=8,h=3,w=3,m=8,k=3,bf16]", "needs avx512_bf16 or amx_bf16"),
+        (old, "mbconv[n=1,c=8,h=3,w=3,m=8,k=7,f32]", "depthwise kernels of 3 and 5, not of 7"),
+    ):
+        assert reason in (kernel.supports(Workload.parse(text), machine) or "")
 
 
 WIDE = Workload.parse("mbconv[n=1,c=24,h=13,w=9,m=40,k=3,bf16]")

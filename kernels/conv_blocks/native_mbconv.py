@@ -1,6 +1,6 @@
 """MBConv in one pass: no expanded image in memory, both matrix products on AMX tiles or oneDNN's brgemm.
 
-The weights are packed once for given weights, outside of the timed calls. `rows` output rows are computed at a time,
+The weights are packed once for given tensors, outside of the timed calls. `rows` output rows are computed at a time,
 the hidden channels in chunks of `chunk`. `gemm` chooses the matrix product: `amx` is written out in gemm.h with the
 bias in the accumulator (bf16 only), `brgemm` is PyTorch's.
 """
@@ -99,6 +99,9 @@ def supports(workload: Workload, machine: Machine) -> str | None:
         return f"has depthwise kernels of 3 and 5, not of {workload['k']}"
     if "avx512" not in machine.isa:
         return f"needs AVX-512, this CPU has {', '.join(machine.isa) or 'none of the known instruction sets'}"
+    # Without them oneDNN generates no bf16 kernel (tried with ONEDNN_MAX_CPU_ISA=AVX512_CORE).
+    if workload.dtype == "bf16" and not {"avx512_bf16", "amx_bf16"} & set(machine.isa):
+        return f"needs avx512_bf16 or amx_bf16 for bf16, this CPU has {', '.join(machine.isa)}"
     return native.missing_compiler()
 
 
