@@ -100,4 +100,6 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
     return run
 
 
-KERNEL = Kernel(ops=("int8_linear",), build=build, space=space, supports=supports, sources=("brgemm.cpp", "linear.py"))
+KERNEL = Kernel(
+    ops=("int8_linear",), build=build, space=space, supports=supports, sources=("brgemm.cpp", "int8.h", "linear.py")
+)
