@@ -4,6 +4,7 @@
 // and a shift): softmax does not care for the order, and joining them again is as cheap.
 #pragma once
 
+#include <bit>
 #include <cstring>
 
 #include "vec.h"
@@ -11,6 +12,9 @@
 struct bf16 {
   uint16_t bits;
 };
+
+inline float value(float x) { return x; }
+inline float value(bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
 
 template <class T>
 struct Unit {

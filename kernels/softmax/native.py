@@ -1,99 +1,114 @@
-"""The kernels of softmax.cpp: one per algorithm, for the AVX2 and the AVX-512 that the machine has."""
+"""The algorithms of softmax.cpp as kernels, for the AVX2 and the AVX-512 that the machine has."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
 from perfsuite.machine import Machine
-from perfsuite.op import Op, Workload
+from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
 
 _ELEMENTS = {"f32": "float", "bf16": "bf16"}
 # Degree of the polynomial for 2^f. Relative errors: 1.1e-7 for f32, as good as the rounding around it; 1.0e-4 for bf16,
 # whose half unit in the last place is 2e-3. One more degree costs a tenth of the time and shows in no output.
 _DEGREES = {"f32": 5, "bf16": 3}
+# Elements of a block; bytes that prefetches run ahead of the stores (twice that ahead of the loads), 0 for none.
 _BLOCKS = (1024, 4096, 16384)
+_AHEAD = (0, 512, 1024, 2048)
+_VECTOR_BYTES = 64
+# Outputs larger than this are streamed by default: they do not fit where they would be read from again.
+_STREAMED_BYTES = 16 << 20
+_FIELDS = ("rows", "cols", "unroll", "accumulators", "stream", "block", "ahead")
 
 
 class _Plan(ctypes.Structure):
-    """softmax.cpp's Plan: the sizes of the problem, and the tunables that are chosen at run time."""
+    """algorithms.h's Plan: the sizes of the problem, and the tunables that are chosen at run time."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("rows", "cols", "unroll", "accumulators", "stream", "block")]
+    _fields_ = [(name, ctypes.c_int64) for name in _FIELDS]
 
 
-def kernel(algorithm: str, *tunables: str, refuses: Callable[[Workload, Machine], str | None] | None = None) -> Kernel:
-    """The kernel of one of softmax.cpp's algorithms.
+def _never(workload: Workload, machine: Machine) -> str | None:
+    return None
 
-    `tunables` are those of accumulators, stream and block that it has besides isa and unroll; `refuses` gives a
-    further reason why a workload is not for it.
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One of softmax.cpp's algorithms.
+
+    Its tunables are isa, unroll, ahead and those named of accumulators, stream and block. `aligned_rows` says that
+    it streams only where every row of the output is aligned. `refuses` gives a reason why a workload is not for it.
     """
 
-    def supports(workload: Workload, machine: Machine) -> str | None:
+    name: str
+    tunables: tuple[str, ...] = ()
+    aligned_rows: bool = False
+    refuses: Callable[[Workload, Machine], str | None] = _never
+
+    def kernel(self) -> Kernel:
+        return Kernel(
+            ops=("softmax",),
+            build=self.build,
+            space=self.space,
+            supports=self.supports,
+            sources=("softmax.cpp",),
+        )
+
+    def supports(self, workload: Workload, machine: Machine) -> str | None:
         if workload.dtype not in _ELEMENTS:
             return f"takes {' and '.join(_ELEMENTS)}, not {workload.dtype}"
         if "avx2" not in machine.isa:
             return "needs AVX2, which this CPU lacks"
-        return native.missing_compiler() or (refuses(workload, machine) if refuses else None)
+        return native.missing_compiler() or self.refuses(workload, machine)
 
-    def space(workload: Workload, machine: Machine) -> Space:
-        return _space(tunables, workload, machine)
+    def space(self, workload: Workload, machine: Machine) -> Space:
+        row_bytes = workload["cols"] * ITEMSIZE[workload.dtype]
+        isas = tuple(isa for isa in ("avx512", "avx2") if isa in machine.isa)
+        streams = (False,) if self.aligned_rows and row_bytes % _VECTOR_BYTES else (False, True)
+        # A block longer than the row is the row: one such value is enough.
+        blocks = tuple(b for k, b in enumerate(_BLOCKS) if k == 0 or _BLOCKS[k - 1] < workload["cols"])
+        dimensions = (
+            Dimension("isa", isas, ordered=False),
+            Dimension("unroll", (1, 2, 4, 8)),
+            Dimension("accumulators", (1, 2, 4)),
+            Dimension("stream", streams, ordered=False),
+            Dimension("block", blocks),
+            Dimension("ahead", _AHEAD),
+        )
+        default = {
+            "isa": isas[0],
+            "unroll": 2,
+            "accumulators": 1,
+            "stream": streams[-1] and workload["rows"] * row_bytes > _STREAMED_BYTES,
+            "block": blocks[min(1, len(blocks) - 1)],
+            "ahead": 1024,
+        }
+        mine = tuple(d for d in dimensions if d.name in ("isa", "unroll", "ahead", *self.tunables))
+        return Space(mine, _allowed, Config(tuple((d.name, default[d.name]) for d in mine)))
 
-    def build(op: Op, workload: Workload, config: Config) -> Run:
-        return _build(algorithm, workload, config)
+    def build(self, op: Op, workload: Workload, config: Config) -> Run:
+        defines: dict[str, int | str] = {
+            "ALGORITHM": self.name,
+            "ELEMENT": _ELEMENTS[workload.dtype],
+            "DEGREE": _DEGREES[workload.dtype],
+        }
+        softmax = native.load(Path(__file__).with_name("softmax.cpp"), config["isa"], defines).softmax
+        softmax.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        softmax.restype = ctypes.c_int
+        fields = {"accumulators": 1, "stream": False, "block": 1, **dict(workload.sizes), **config.to_json()}
+        plan = ctypes.byref(_Plan(*(fields[name] for name in _FIELDS)))
 
-    return Kernel(ops=("softmax",), build=build, space=space, supports=supports, sources=("softmax.cpp",))
+        def run(inputs: Tensors, outputs: Tensors) -> Tensors:
+            if softmax(inputs[0].data_ptr(), outputs[0].data_ptr(), plan) != 0:
+                raise ValueError(f"softmax.cpp was compiled without {config}: take values from the kernel's space")
+            return outputs
 
-
-def _space(tunables: tuple[str, ...], workload: Workload, machine: Machine) -> Space:
-    isas = tuple(isa for isa in ("avx512", "avx2") if isa in machine.isa)
-    # A block longer than the row is the row: one such value is enough.
-    blocks = tuple(b for k, b in enumerate(_BLOCKS) if k == 0 or _BLOCKS[k - 1] < workload["cols"])
-    every = (
-        Dimension("isa", isas, ordered=False),
-        Dimension("unroll", (1, 2, 4, 8)),
-        Dimension("accumulators", (1, 2, 4)),
-        Dimension("stream", (False, True), ordered=False),
-        Dimension("block", blocks),
-    )
-    dimensions = tuple(d for d in every if d.name in ("isa", "unroll", *tunables))
-    middle = {"isa": isas[0], "unroll": 2, "block": blocks[min(1, len(blocks) - 1)]}
-    default = Config(tuple((d.name, middle.get(d.name, d.values[0])) for d in dimensions))
-    return Space(dimensions, _allowed, default)
+        return run
 
 
 def _allowed(config: Config) -> bool:
     values = config.to_json()
     return int(values.get("accumulators", 1)) <= int(values["unroll"])
-
-
-def _build(algorithm: str, workload: Workload, config: Config) -> Run:
-    defines: dict[str, int | str] = {
-        "ALGORITHM": algorithm,
-        "ELEMENT": _ELEMENTS[workload.dtype],
-        "DEGREE": _DEGREES[workload.dtype],
-    }
-    softmax = native.load(Path(__file__).with_name("softmax.cpp"), config["isa"], defines).softmax
-    softmax.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-    softmax.restype = ctypes.c_int
-    values = {"accumulators": 1, "stream": False, "block": 0, **config.to_json()}
-    plan = _Plan(
-        workload["rows"],
-        workload["cols"],
-        values["unroll"],
-        values["accumulators"],
-        values["stream"],
-        values["block"],
-    )
-    address = ctypes.addressof(plan)
-
-    def run(inputs: Tensors, outputs: Tensors, plan: _Plan = plan) -> Tensors:
-        if softmax(inputs[0].data_ptr(), outputs[0].data_ptr(), address) != 0:
-            raise ValueError(
-                f"softmax.cpp has no instance for {config}: unroll is 1, 2, 4 or 8, accumulators divides it"
-            )
-        return outputs
-
-    return run

@@ -15,4 +15,4 @@ def _refuses(workload: Workload, machine: Machine) -> str | None:
     return None
 
 
-KERNEL = native.kernel("Resident", "stream", "block", refuses=_refuses)
+KERNEL = native.Algorithm("Resident", ("stream", "block"), aligned_rows=True, refuses=_refuses).kernel()

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from . import native
 
-KERNEL = native.kernel("ThreePassRecompute", "stream")
+KERNEL = native.Algorithm("ThreePassRecompute", ("stream",)).kernel()

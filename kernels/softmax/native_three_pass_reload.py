@@ -15,4 +15,4 @@ def _refuses(workload: Workload, machine: Machine) -> str | None:
     return "keeps exponentials in y, where bf16 would round them twice" if workload.dtype == "bf16" else None
 
 
-KERNEL = native.kernel("ThreePassReload", refuses=_refuses)
+KERNEL = native.Algorithm("ThreePassReload", refuses=_refuses).kernel()

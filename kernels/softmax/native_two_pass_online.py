@@ -8,4 +8,4 @@ from __future__ import annotations
 
 from . import native
 
-KERNEL = native.kernel("TwoPassOnline", "stream", "block")
+KERNEL = native.Algorithm("TwoPassOnline", ("stream", "block")).kernel()

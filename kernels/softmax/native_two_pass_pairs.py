@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from . import native
 
-KERNEL = native.kernel("TwoPassPairs", "accumulators", "stream")
+KERNEL = native.Algorithm("TwoPassPairs", ("accumulators", "stream")).kernel()

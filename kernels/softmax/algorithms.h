@@ -1,0 +1,221 @@
+// The five algorithms. Each is two functions over a part of a row (all of it, unless threads share a row): `summarise`
+// gives the sum of exponentials as a Pair, `write` makes the outputs from it (`own`) and from that of the whole row.
+// Only Resident keeps more in its Room than the plan, and writes a row later than it is asked to.
+#pragma once
+
+#include <vector>
+
+#include "passes.h"
+
+// softmax.cpp's argument: the sizes of the problem and the tunables that are chosen at run time.
+struct Plan {
+  int64_t rows, cols, unroll, accumulators, stream, block, ahead;
+};
+
+// Sums within lanes are rounded to float; they move into a double after so many elements.
+constexpr long kLongestSum = 1 << 16;
+// Up to this exponent the rounding of a pivot cannot overflow.
+constexpr float kPivotLimit = 0x1p30f;
+
+// What one thread keeps: the exponentials of a row, and for each of its blocks the pivot and what makes outputs of it.
+struct Room {
+  struct alignas(64) Line {
+    float values[16];
+  };
+  long block = 0, ahead = 0;
+  std::vector<Line> lines;
+  std::vector<float> pivots, factors;
+  // Outputs of the row whose exponentials wait to be written, or null.
+  void* waiting = nullptr;
+
+  float* kept() { return lines[0].values; }
+  void reserve(long floats, long blocks) {
+    lines.resize(std::max<size_t>(lines.size(), (floats + 15) / 16));
+    pivots.resize(blocks);
+    factors.resize(blocks);
+  }
+};
+
+// The sum of exponential(x) over any length; keep as in exp_pass.
+template <int Unroll, class T, class E>
+inline double long_sum(const T* x, long n, long ahead, const E& exponential, auto keep) {
+  double sum = 0.0;
+  for (long from = 0; from < n; from += kLongestSum) {
+    sum += exp_pass<Unroll>(x + from, std::min(kLongestSum, n - from), ahead, exponential,
+                            [=](long at, Unit<T> unit, auto count) { keep(from + at, unit, count); });
+  }
+  return sum;
+}
+
+inline float finite(float pivot) { return pivot == -kInfinity ? 0.0f : pivot; }
+
+// The maximum of the first elements of a row of at least one: as a guess four are enough.
+template <class T>
+inline float first_max(const T* x, long n) {
+  if (n < 4) return value(x[0]);
+  return std::max(std::max(value(x[0]), value(x[1])), std::max(value(x[2]), value(x[3])));
+}
+
+// Calls pass(at, b, length, pivot, again), which returns sum 2^(xL - pivot), for each block b of a row.
+//
+// Where 2^z overflows cleanly the first pivot is the maximum of the first few elements, and a block whose sum shows that
+// its pivot is far too low is done again with its own maximum: finding the maximum of every block first would cost a
+// tenth of the time. Elsewhere, and for what looks like a mask, each block has its maximum found first. A pivot that
+// is too low by z costs accuracy, z * 4e-8, so the mean that is let pass is not too large either.
+template <int Unroll, class T>
+inline Pair online(const T* x, long n, const Room& room, auto pass) {
+  constexpr float lowest_guess = -128.0f, largest_mean = 4096.0f;
+  Pair total;
+  float pivot = Vec::overflows_cleanly && n > 0 ? pivot_of(first_max(x, n)) : -kInfinity;
+  for (long at = 0, b = 0; at < n; at += room.block, ++b) {
+    const long length = std::min(room.block, n - at);
+    bool guess = Vec::overflows_cleanly && pivot > lowest_guess;
+    float sum;
+    for (bool again = false;; again = true) {
+      if (!guess) pivot = std::max(pivot, pivot_of(max_pass<T, Unroll>(x + at, length, room.ahead)));
+      sum = pass(at, b, length, pivot, again);
+      if (!guess || sum <= largest_mean * static_cast<float>(length)) break;
+      guess = false;
+    }
+    total.add({sum, pivot});
+  }
+  return total;
+}
+
+template <class T, int Degree, int Unroll, int, bool Stream>
+struct ThreePassRecompute {
+  static constexpr float limit = kPivotLimit;
+  static constexpr bool streams = true, accumulates = false, keeps = false;
+
+  [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
+    const float pivot = pivot_of(max_pass<T, Unroll>(x, n, room.ahead));
+    return {long_sum<Unroll>(x, n, room.ahead, Exponential<Degree>(finite(pivot), 1.0f), [](auto...) {}), pivot};
+  }
+  [[gnu::noinline]] static void write(const T* x, T* y, long n, Pair, Pair total, Room& room) {
+    const Exponential<Degree> exponential(total.exponent, static_cast<float>(1.0 / total.sum));
+    write_pass<Unroll, Stream>(x, y, n, room.ahead, exponential);
+  }
+};
+
+template <class T, int Degree, int Unroll, int, bool>
+struct ThreePassReload {
+  static constexpr float limit = kPivotLimit;
+  static constexpr bool streams = false, accumulates = false, keeps = false;
+
+  [[gnu::noinline]] static Pair summarise(const T* x, T* y, long n, Room& room) {
+    const long ahead = room.ahead;
+    const float pivot = pivot_of(max_pass<T, Unroll>(x, n, ahead));
+    const auto keep = [=](long at, Unit<T> unit, auto count) { put<false>(y + at, unit, count, ahead); };
+    return {long_sum<Unroll>(x, n, ahead, Exponential<Degree>(finite(pivot), 1.0f), keep), pivot};
+  }
+  [[gnu::noinline]] static void write(const T*, T* y, long n, Pair own, Pair total, Room& room) {
+    const Vec factor(static_cast<float>(Pair::ratio(own.exponent, total.exponent) / total.sum));
+    each_unit<T, Unroll>(n, [=, ahead = room.ahead](auto, long at, auto count) {
+      const T* from = y + at;
+      store(y + at, load_ahead(from, count, ahead) * factor, count);
+    });
+  }
+};
+
+template <class T, int Degree, int Unroll, int Accumulators, bool Stream>
+struct TwoPassPairs {
+  static constexpr float limit = PairVec::limit;
+  static constexpr bool streams = true, accumulates = true, keeps = false;
+
+  [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
+    Pair total;
+    for (long at = 0; at < n; at += kLongestSum) {
+      total.add(pairs_pass<Degree, Unroll, Accumulators>(x + at, std::min(kLongestSum, n - at), room.ahead));
+    }
+    return total;
+  }
+  static void write(const T* x, T* y, long n, Pair own, Pair total, Room& room) {
+    ThreePassRecompute<T, Degree, Unroll, 1, Stream>::write(x, y, n, own, total, room);
+  }
+};
+
+template <class T, int Degree, int Unroll, int, bool Stream>
+struct TwoPassOnline {
+  static constexpr float limit = kPivotLimit;
+  static constexpr bool streams = true, accumulates = false, keeps = false;
+
+  [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
+    return online<Unroll>(x, n, room, [=, ahead = room.ahead](long at, long, long length, float pivot, bool) {
+      return exp_pass<Unroll>(x + at, length, ahead, Exponential<Degree>(finite(pivot), 1.0f), [](auto...) {});
+    });
+  }
+  static void write(const T* x, T* y, long n, Pair own, Pair total, Room& room) {
+    ThreePassRecompute<T, Degree, Unroll, 1, Stream>::write(x, y, n, own, total, room);
+  }
+};
+
+// Online, with the exponentials kept as floats in a buffer that stays in the cache: one exponential per element, and
+// each element of x and y crosses the memory bus once. A row is written while the next one is read: the loop that makes
+// exponentials takes those of the row before out of their place, so that arithmetic and memory work at the same time.
+template <class T, int Degree, int Unroll, int, bool Stream>
+struct Resident {
+  static constexpr float limit = kPivotLimit;
+  static constexpr bool streams = true, accumulates = false, keeps = true;
+
+  static Pair summarise(const T* x, T*, long n, Room& room) {
+    T* waiting = static_cast<T*>(std::exchange(room.waiting, nullptr));
+    return waiting == nullptr ? exchange<false>(x, waiting, n, room) : exchange<true>(x, waiting, n, room);
+  }
+
+  // Writes the row that waits, and keeps the exponentials of x.
+  template <bool Waiting>
+  static Pair exchange(const T* x, T* y, long n, Room& room) {
+    float* kept = room.kept();
+    float* pivots = room.pivots.data();
+    const float* factors = room.factors.data();
+    const long ahead = room.ahead;
+    return online<Unroll>(x, n, room, [=](long at, long b, long length, float pivot, bool again) {
+      const Exponential<Degree> exponential(finite(pivot), 1.0f);
+      float* place = kept + at;
+      pivots[b] = pivot;
+      if (!Waiting || again) {
+        return exp_pass<Unroll>(x + at, length, ahead, exponential,
+                                [=](long i, Unit<T> unit, auto) { keep_unit<T>(place + i, unit); });
+      }
+      T* to = y + at;
+      const Vec factor(factors[b]);
+      return exp_pass<Unroll>(x + at, length, ahead, exponential, [=](long i, Unit<T> unit, auto count) {
+        put<Stream>(to + i, kept_unit<T>(place + i) * factor, count, ahead);
+        keep_unit<T>(place + i, unit);
+      });
+    });
+  }
+
+  static void write(const T*, T* y, long n, Pair, Pair total, Room& room) {
+    const double scale = 1.0 / total.sum;
+    for (long b = 0; b * room.block < n; ++b) {
+      const float pivot = room.pivots[b];
+      room.factors[b] = static_cast<float>(pivot == total.exponent ? scale : scale * Pair::ratio(pivot, total.exponent));
+    }
+    room.waiting = y;
+  }
+
+  [[gnu::noinline]] static void flush(long n, Room& room) {
+    T* y = static_cast<T*>(std::exchange(room.waiting, nullptr));
+    if (y == nullptr) return;
+    for (long at = 0, b = 0; at < n; at += room.block, ++b) {
+      const long length = std::min(room.block, n - at);
+      unload_pass<Unroll, Stream>(room.kept() + at, y + at, length, room.ahead, room.factors[b]);
+    }
+  }
+};
+
+// A row that no pivot serves: one with NaN or +inf, or nothing but -inf (then every output is NaN, as PyTorch has it), or
+// with a huge maximum.
+template <class T, int Degree>
+[[gnu::noinline]] void careful(const T* x, T* y, long n) {
+  const float maximum = max_pass<T, 1>(x, n, 0);
+  const double sum = long_sum<1>(x, n, 0, Exponential<Degree, true>(maximum, 1.0f), [](auto...) {});
+  if (sum > 0.0) {
+    write_pass<1, false>(x, y, n, 0, Exponential<Degree, true>(maximum, static_cast<float>(1.0 / sum)));
+  } else {
+    Unit<T> unit;
+    unit.part.fill(Vec(NAN));
+    each_unit<T, 1>(n, [=](auto, long at, auto count) { store(y + at, unit, count); });
+  }
+}
