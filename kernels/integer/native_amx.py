@@ -41,7 +41,7 @@ def supports(workload: Workload, machine: Machine) -> str | None:
 
 
 def space(workload: Workload, machine: Machine) -> Space:
-    """`m` rows are quantised together and meet each block of weights, `k` of its length at a time, while it is in L1."""
+    """`m` rows are quantised together and meet each block of weights, `k` of its depth at a time, while in L1."""
     rows = tuple(b for b in (32, 64, 128, 256, 512, 1024) if b < 2 * workload["m"]) or (32,)
     depths = tuple(b for b in (512, 1024, 2048, 4096) if b < 2 * workload["k"]) or (512,)
     return Space(
