@@ -102,15 +102,14 @@ FLAGS = {
 
 def build(op: Op, workload: Workload, config: Config) -> Run:
     tile = Tile.of(config, workload["cols"])
-    flags, _ = FLAGS[op.name]
-    eps = op.attribute("eps")
+    given = [operand.name for operand in (*op.inputs, *op.outputs)]
+    places = [given.index(name) if name in given else 0 for name in ("x", "residual", "weight", "bias", "y", "h")]
+    fixed = {"eps": op.attribute("eps"), **FLAGS[op.name][0], **tile.constexprs, **tile.options}
 
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:
-        x = inputs[0]
-        if x.numel():
-            given = dict(zip((o.name for o in (*op.inputs, *op.outputs)), (*inputs, *outputs)))
-            pointers = [given.get(name, x) for name in ("x", "residual", "weight", "bias", "y", "h")]
-            norm_rows[tile.grid(len(x))](*pointers, len(x), eps=eps, **flags, **tile.constexprs, **tile.options)
+        rows, tensors = len(inputs[0]), (*inputs, *outputs)
+        if inputs[0].numel():
+            norm_rows[tile.grid(rows)](*[tensors[place] for place in places], rows, **fixed)
         return outputs
 
     return run

@@ -63,11 +63,12 @@ def softmax_rows(
 
 def build(op: Op, workload: Workload, config: Config) -> Run:
     tile = Tile.of(config, workload["cols"])
+    fixed = {**tile.constexprs, **tile.options}
 
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:
         (x,), (y,) = inputs, outputs
         if x.numel():
-            softmax_rows[tile.grid(len(x))](x, y, len(x), **tile.constexprs, **tile.options)
+            softmax_rows[tile.grid(len(x))](x, y, len(x), **fixed)
         return outputs
 
     return run

@@ -67,13 +67,14 @@ class Tile:
     def refused(self, itemsize: int, tensors: int, arch: str) -> str | None:
         """Why a program that reads `tensors` tensors at once in this tile is not resident on a target, or None.
 
-        Shared memory is that of the pipeline (gfx942 needs none of it), all but the few bytes of the reductions. What
-        the registers come to is a fit to 2000 compiled configs of softmax, layer_norm and add_rms_norm: of those that
+        Shared memory is that of the pipeline, all but the few bytes of the reductions; AMD's is in registers. What the
+        registers come to is a fit to 2000 compiled configs of softmax, layer_norm and add_rms_norm: of those that
         it admits 2 in 100 spill, at most 112 bytes.
         """
         target = TARGETS[arch]
         each = -(-self.block * self.height // (self.warps * target.lanes))
-        pipeline = (self.stages - 1) * self.block * self.height * itemsize * tensors if self.loop else 0
+        staged = self.stages - 1 if self.loop and target.backend == "cuda" else 0
+        pipeline = staged * self.block * self.height * itemsize * tensors
         registers = 24 + each * (2 + 2 * self.stages) if self.loop else 14 + each * 3 // 2
         return not_resident(target, self.warps, pipeline, registers)
 
