@@ -15,7 +15,8 @@ struct Plan {
     int64_t m, n, k;
     int64_t block_m;  // rows that are quantised together and meet each block of weights while it is in L1
     int64_t block_k;  // as much of k at a time as leaves that block room there
-    bool prefetch;
+    bool prefetch;    // of the next rows and weights, and of the lines of y unless they are streamed
+    bool stream;      // y past the caches
 };
 
 struct alignas(64) TileConfig {
@@ -25,7 +26,7 @@ struct alignas(64) TileConfig {
 };
 
 // A block of sums on its way to y.
-template <typename T>
+template <bool STREAM, typename T>
 struct Pending {
     const int32_t* sums;
     const float *scales, *w_scale;
@@ -34,7 +35,7 @@ struct Pending {
 
     void until(int64_t row) {
         for (row = std::min(row, rows); next < row; ++next)
-            dequantise(sums + next * BLOCK, nullptr, scales[next], w_scale, columns, y + next * pitch);
+            dequantise<STREAM>(sums + next * BLOCK, nullptr, scales[next], w_scale, columns, y + next * pitch);
     }
 };
 
@@ -103,7 +104,7 @@ struct Scratch {
 };
 
 // Rows [row, end) times the columns of the blocks [block, last).
-template <typename T>
+template <bool STREAM, typename T>
 static void part(const Plan& p, const T* x, const int8_t* packed, const float* w_scale, T* y, int64_t row, int64_t end,
                  int64_t block, int64_t last) {
     thread_local Scratch scratch;
@@ -114,7 +115,7 @@ static void part(const Plan& p, const T* x, const int8_t* packed, const float* w
     float* const scales = Scratch::aligned(scratch.scales, most);
     const TileConfig config;
     _tile_loadconfig(&config);
-    Pending<T> pending;
+    Pending<STREAM, T> pending;
     for (; row < end; row += p.block_m) {
         const int64_t m = std::min(p.block_m, end - row), high = pieces(m, BLOCK);
         pending.until(BLOCK);
@@ -137,7 +138,7 @@ static void part(const Plan& p, const T* x, const int8_t* packed, const float* w
                         if (p.prefetch) {
                             weights.fetch(pieces(32, high));
                             rows.fetch(pieces(ahead, slots * (last - block)));
-                            if (done)
+                            if (done && !STREAM)
                                 for (int64_t r = left * s / depth; r < left * (s + 1) / depth; ++r)
                                     for (uint64_t c = 0; c < BLOCK * sizeof(T); c += 64)
                                         __builtin_prefetch(reinterpret_cast<const char*>(to + r * p.n) + c, 1);
@@ -154,13 +155,16 @@ static void part(const Plan& p, const T* x, const int8_t* packed, const float* w
         }
     }
     pending.until(BLOCK);
+    if constexpr (STREAM) _mm_sfence();
     _tile_release();
 }
 
 template <typename T>
 static void all(const Plan& p, const T* x, const int8_t* packed, const float* w_scale, T* y) {
+    const bool starts_lines = ((reinterpret_cast<uintptr_t>(y) | p.n * sizeof(T)) & 63) == 0;
+    const auto compute = p.stream && starts_lines ? part<true, T> : part<false, T>;
     share(p.m, p.block_m, pieces(p.n, BLOCK), [&](int64_t row, int64_t end, int64_t block, int64_t last) {
-        part(p, x, packed, w_scale, y, row, end, block, last);
+        compute(p, x, packed, w_scale, y, row, end, block, last);
     });
 }
 

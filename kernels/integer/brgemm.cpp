@@ -53,7 +53,7 @@ static void part(const Plan& p, const T* x, const int8_t* packed, const int32_t*
                          scratch.sums.data());
             const int64_t column = b * p.block_n, n = std::min(p.block_n, p.n - column);
             for (int64_t i = 0; i < m; ++i)
-                dequantise(&scratch.sums[i * p.block_n], p.offset ? correction + column : nullptr, scratch.scales[i],
+                dequantise<false>(&scratch.sums[i * p.block_n], p.offset ? correction + column : nullptr, scratch.scales[i],
                            w_scale + column, n, y + (row + i) * p.n + column);
         }
     }

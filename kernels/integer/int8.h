@@ -42,7 +42,6 @@ inline __m256i narrow(__m512 v) {
 #endif
 inline void store(float* to, __m512 v) { _mm512_storeu_ps(to, v); }
 inline void store(float* to, __m512 v, __mmask16 some) { _mm512_mask_storeu_ps(to, some, v); }
-inline void store(bf16* to, __m512 v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(v)); }
 inline void store(bf16* to, __m512 v, __mmask16 some) { _mm256_mask_storeu_epi16(to, some, narrow(v)); }
 
 template <typename T>
@@ -85,8 +84,27 @@ inline float quantise(const T* x, int64_t k, bool offset, int8_t* q, int64_t ste
     return largest / 127.0f;
 }
 
-// y[j] = (sums[j] - correction[j]) scale w_scale[j] for n columns; no correction if it is null.
-template <typename T>
+// 32 columns at once, so that of bf16 too a whole line is streamed.
+template <bool STREAM>
+inline void put(float* to, __m512 low, __m512 high) {
+    if constexpr (STREAM) {
+        _mm512_stream_ps(to, low);
+        _mm512_stream_ps(to + 16, high);
+    } else {
+        store(to, low);
+        store(to + 16, high);
+    }
+}
+template <bool STREAM>
+inline void put(bf16* to, __m512 low, __m512 high) {
+    const __m512i line = _mm512_inserti64x4(_mm512_castsi256_si512(narrow(low)), narrow(high), 1);
+    if constexpr (STREAM) _mm512_stream_si512(reinterpret_cast<__m512i*>(to), line);
+    else _mm512_storeu_si512(to, line);
+}
+
+// y[j] = (sums[j] - correction[j]) scale w_scale[j] for n columns; no correction if it is null. STREAM needs y to start
+// at a line.
+template <bool STREAM, typename T>
 inline void dequantise(const int32_t* sums, const int32_t* correction, float scale, const float* w_scale, int64_t n, T* y) {
     const __m512 row = _mm512_set1_ps(scale);
     const auto value = [&](int64_t j, __m512 column) {
@@ -95,8 +113,9 @@ inline void dequantise(const int32_t* sums, const int32_t* correction, float sca
         return _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(row, column));
     };
     int64_t j = 0;
-    for (; j + 16 <= n; j += 16) store(y + j, value(j, load(w_scale + j)));
-    if (j < n) store(y + j, value(j, load(w_scale + j, first(n - j))), first(n - j));
+    for (; j + 32 <= n; j += 32)
+        put<STREAM>(y + j, value(j, load(w_scale + j)), value(j + 16, load(w_scale + j + 16)));
+    for (; j < n; j += 16) store(y + j, value(j, load(w_scale + j, first(n - j))), first(n - j));
 }
 
 // Calls f(first row, end, first block, end) for the parts of a grid of threads: rows are divided first, down to

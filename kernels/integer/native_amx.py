@@ -14,10 +14,11 @@ import torch
 
 from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
 from perfsuite.machine import Machine
-from perfsuite.op import Op, Workload
+from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
 from perfsuite.toolchain.constants import PerConstants
 
+_LINE = 64  # bytes of a cache line
 _TILES = 32 * 64  # bytes of weights in a step of a block: 32 columns, 64 of k
 
 
@@ -29,6 +30,7 @@ class _Plan(ctypes.Structure):
         ("block_m", ctypes.c_int64),
         ("block_k", ctypes.c_int64),
         ("prefetch", ctypes.c_bool),
+        ("stream", ctypes.c_bool),
     )
 
 
@@ -41,14 +43,27 @@ def supports(workload: Workload, machine: Machine) -> str | None:
 
 
 def space(workload: Workload, machine: Machine) -> Space:
-    """`m` rows are quantised together and meet each block of weights, `k` of its depth at a time, while in L1."""
+    """`m` rows are quantised together and meet each block of weights, `k` of its depth at a time, while in L1.
+
+    `prefetch` fetches the next rows, weights and lines of y between the products; `stream` writes y past the caches.
+    """
     rows = tuple(b for b in (32, 64, 128, 256, 512, 1024) if b < 2 * workload["m"]) or (32,)
     depths = tuple(b for b in (512, 1024, 2048, 4096) if b < 2 * workload["k"]) or (512,)
+    streams = (False, True) if workload["n"] * ITEMSIZE[workload.dtype] % _LINE == 0 else (False,)
+    default = Config.of(
+        m=max(b for b in rows if b <= 512),
+        k=max(b for b in depths if b <= 1024),
+        prefetch=workload["m"] > 32,
+        stream=streams[-1] and workload["m"] > 32,
+    )
     return Space(
-        (Dimension("m", rows), Dimension("k", depths), Dimension("prefetch", (False, True))),
-        default=Config.of(
-            m=max(b for b in rows if b <= 256), k=max(b for b in depths if b <= 1024), prefetch=workload["m"] > 16
+        (
+            Dimension("m", rows),
+            Dimension("k", depths),
+            Dimension("prefetch", (False, True)),
+            Dimension("stream", streams),
         ),
+        default=default,
     )
 
 
@@ -58,7 +73,7 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
     if not library.allowed():
         raise RuntimeError("the operating system does not grant AMX tiles to this process (Linux 5.16 or newer does)")
     m, n, k = (workload[axis] for axis in ("m", "n", "k"))
-    plan = ctypes.byref(_Plan(m, n, k, config["m"], config["k"], config["prefetch"]))
+    plan = ctypes.byref(_Plan(m, n, k, config["m"], config["k"], config["prefetch"], config["stream"]))
     library.pack.argtypes, library.pack.restype = [ctypes.c_void_p] * 3, None
     call = library[f"linear_{workload.dtype}"]
     call.argtypes, call.restype = [ctypes.c_void_p] * 5, None
