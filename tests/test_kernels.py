@@ -45,7 +45,7 @@ def test_op_is_complete(op: Op) -> None:
     for workload in op.workloads:
         assert op.complete(workload) == workload
         assert op.operations(workload) >= 0.0
-        assert op.least_bytes(workload) > 0
+        assert op.least_bytes(workload) > 0 or 0 in dict(workload.sizes).values()
         assert Workload.parse(str(workload)) == workload
     assert any(kernel.default for kernel in KNOWN.kernels_for(op.name)), "no default kernel to compare with"
 
