@@ -7,15 +7,14 @@
 
 #include "passes.h"
 
-// softmax.cpp's argument: the sizes of the problem and the tunables that are chosen at run time.
+// softmax.cpp's argument: the sizes of the problem and the tunables that are chosen at run time. `block` is a multiple of
+// 64 elements, `ahead` bytes.
 struct Plan {
   int64_t rows, cols, unroll, accumulators, stream, block, ahead;
 };
 
 // Sums within lanes are rounded to float; they move into a double after so many elements.
 constexpr long kLongestSum = 1 << 16;
-// Up to this exponent the rounding of a pivot cannot overflow.
-constexpr float kPivotLimit = 0x1p30f;
 
 // What one thread keeps: the exponentials of a row, and for each of its blocks the pivot and what makes outputs of it.
 struct Room {
@@ -84,7 +83,6 @@ inline Pair online(const T* x, long n, const Room& room, auto pass) {
 
 template <class T, int Degree, int Unroll, int, bool Stream>
 struct ThreePassRecompute {
-  static constexpr float limit = kPivotLimit;
   static constexpr bool streams = true, accumulates = false, keeps = false;
 
   [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
@@ -99,7 +97,6 @@ struct ThreePassRecompute {
 
 template <class T, int Degree, int Unroll, int, bool>
 struct ThreePassReload {
-  static constexpr float limit = kPivotLimit;
   static constexpr bool streams = false, accumulates = false, keeps = false;
 
   [[gnu::noinline]] static Pair summarise(const T* x, T* y, long n, Room& room) {
@@ -119,7 +116,6 @@ struct ThreePassReload {
 
 template <class T, int Degree, int Unroll, int Accumulators, bool Stream>
 struct TwoPassPairs {
-  static constexpr float limit = PairVec::limit;
   static constexpr bool streams = true, accumulates = true, keeps = false;
 
   [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
@@ -136,7 +132,6 @@ struct TwoPassPairs {
 
 template <class T, int Degree, int Unroll, int, bool Stream>
 struct TwoPassOnline {
-  static constexpr float limit = kPivotLimit;
   static constexpr bool streams = true, accumulates = false, keeps = false;
 
   [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
@@ -154,7 +149,6 @@ struct TwoPassOnline {
 // exponentials takes those of the row before out of their place, so that arithmetic and memory work at the same time.
 template <class T, int Degree, int Unroll, int, bool Stream>
 struct Resident {
-  static constexpr float limit = kPivotLimit;
   static constexpr bool streams = true, accumulates = false, keeps = true;
 
   static Pair summarise(const T* x, T*, long n, Room& room) {
@@ -190,9 +184,18 @@ struct Resident {
     const double scale = 1.0 / total.sum;
     for (long b = 0; b * room.block < n; ++b) {
       const float pivot = room.pivots[b];
-      room.factors[b] = static_cast<float>(pivot == total.exponent ? scale : scale * Pair::ratio(pivot, total.exponent));
+      double factor = pivot == total.exponent ? scale : scale * Pair::ratio(pivot, total.exponent);
+      if (factor < std::numeric_limits<float>::min()) factor *= lowered(room.kept() + b * room.block, room.block);
+      room.factors[b] = static_cast<float>(factor);
     }
     room.waiting = y;
+  }
+
+  // Divides a block's exponentials by 2^64 and returns that. A block whose pivot was far too low, in a row whose maximum
+  // comes later, has exponentials so large that its outputs are normal numbers although their factor would not be.
+  [[gnu::noinline]] static double lowered(float* kept, long block) {
+    for (long i = 0; i < block; ++i) kept[i] *= 0x1p-64f;
+    return 0x1p64;
   }
 
   [[gnu::noinline]] static void flush(long n, Room& room) {

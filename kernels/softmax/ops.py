@@ -76,6 +76,9 @@ def _awkward_rows(dtype: str) -> Iterable[tuple[str, torch.Tensor]]:
     x = normal(2, 9000)
     x[0, :8200], x[1, 100:] = -inf, -1e9
     yield "long rows mostly masked", x
+    x = normal(3, 9000)
+    x[0, 6000], x[1, 8999], x[2, 5000:] = -lowest, 2.0**23, 90.0
+    yield "long rows whose maximum comes late", x
 
 
 def _lengths(normal: Callable[[int, int], torch.Tensor]) -> Iterable[tuple[str, torch.Tensor]]:

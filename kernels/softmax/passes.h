@@ -12,6 +12,9 @@
 
 #include "element.h"
 
+// Beyond this the rounding of a pivot is not small, and adding kRounder does not give the nearest integer.
+constexpr float kLargestExponent = 4.0e6f;
+
 // A sum of exponentials, sum * 2^exponent: neither overflows however large the inputs are.
 struct Pair {
   double sum = 0.0;
@@ -22,7 +25,9 @@ struct Pair {
     const auto difference = static_cast<int64_t>(std::max(from - to, -1022.0f));
     return std::bit_cast<double>((difference + 1023) << 52);
   }
+  // Too large an exponent may have lost its sum, so it spoils this one.
   void add(Pair other) {
+    if (!(other.exponent <= kLargestExponent)) other.sum = NAN;
     if (sum == 0.0) {
       *this = other;
     } else if (other.sum != 0.0) {
@@ -31,9 +36,8 @@ struct Pair {
       exponent = top;
     }
   }
-  // Whether e^x can be recovered from x and this sum. Not for rows with NaN, +inf or nothing but -inf, and not where the
-  // pivot is so large that its rounding alone overflows.
-  bool sound(float limit) const { return sum > 0.0 && sum < INFINITY && std::fabs(exponent) <= limit; }
+  // Whether the outputs follow from this sum. Not for rows with NaN or +inf, nothing but -inf, or a huge maximum.
+  bool sound() const { return sum > 0.0 && sum < INFINITY && std::fabs(exponent) <= kLargestExponent; }
 };
 
 inline float pivot_of(float maximum) { return std::rint(maximum * kLog2e); }
@@ -146,10 +150,6 @@ inline Unit<T> kept_unit(const float* kept) {
   for (int k = 0; k < Unit<T>::vecs; ++k) unit.part[k] = load(kept + k * Vec::lanes, Whole{}).part[0];
   return unit;
 }
-template <class T>
-inline long floats_kept(long n) {
-  return (n + Unit<T>::size - 1) / Unit<T>::size * Unit<T>::size;
-}
 
 // y = kept * factor.
 template <int Unroll, bool Stream, class T>
@@ -163,8 +163,6 @@ inline void unload_pass(const float* kept, T* y, long n, long ahead, float facto
 // Exponentials as pairs (m, n), m * 2^n with n the nearest integer to xL, after Dukhan and Ablavatski, "The Two-Pass
 // Softmax Algorithm" (arXiv 2001.04438): their sum needs no maximum first.
 struct PairVec {
-  // Exponents beyond it are not found by adding kRounder; the sum of such a row is not sound.
-  static constexpr float limit = 4.0e6f;
   Vec m{0.0f}, n{-0x1p30f};
 
   template <size_t N>
@@ -185,7 +183,7 @@ struct PairVec {
 #pragma GCC unroll 16
     for (int j = 0; j < Units * vecs; ++j) {
       Vec v = load_ahead(x + j / vecs * Unit<T>::size, count, ahead).part[j % vecs];
-      // vscalefps makes 0 of m * 2^-inf by itself, AVX2 needs a number; its n is beyond `limit`.
+      // vscalefps makes 0 of m * 2^-inf by itself, AVX2 needs a number; its n is beyond kLargestExponent.
       if (!Vec::overflows_cleanly) v = max(Vec(-2.9e6f), v);
       ns[j] = fma(v, Vec(kLog2e), Vec(kRounder)) - Vec(kRounder);
       ms[j] = polynomial(fms(v, Vec(kLog2e), ns[j]));

@@ -17,7 +17,7 @@ struct Rows {
       const T* from = x + row * n;
       T* to = y + row * n;
       const Pair total = Algorithm::summarise(from, to, n, room);
-      if (total.sound(Algorithm::limit)) {
+      if (total.sound()) {
         Algorithm::write(from, to, n, total, total, room);
       } else {
         careful<T, Degree>(from, to, n);
@@ -40,7 +40,7 @@ struct Rows {
 #pragma omp barrier
       Pair total;
       for (long k = 0; k < team; ++k) total.add(parts[k]);
-      if (total.sound(Algorithm::limit)) {
+      if (total.sound()) {
         Algorithm::write(from + begin, to + begin, length, parts[me], total, room);
         if constexpr (Algorithm::keeps) Algorithm::flush(length, room);
       } else if (me == 0) {
@@ -58,7 +58,7 @@ void run(const T* x, T* y, const Plan& plan) {
     Room& room = own_room;
     room.block = plan.block;
     room.ahead = plan.ahead;
-    if (Algorithm::keeps) room.reserve(floats_kept<T>(plan.cols), plan.cols / plan.block + 1);
+    if (Algorithm::keeps) room.reserve((plan.cols / plan.block + 1) * plan.block, plan.cols / plan.block + 1);
     if (plan.rows >= team) {
       Rows<T, Algorithm, Degree>::whole(x, y, plan.cols, plan.rows * me / team, plan.rows * (me + 1) / team, room);
     } else {
