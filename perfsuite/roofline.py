@@ -18,7 +18,7 @@ from perfsuite.trial import Trial
 BANDWIDTH, COMPUTE = "bandwidth", "compute"
 CALL = "call overhead"
 # A time is called a measuring error only when it is this far below what any ceiling allows.
-PLAUSIBLE = 0.7
+PLAUSIBLE = 0.5
 # Beyond this footprint the last plateau is called DRAM even where the machine reports a larger cache: what a guest gets
 # of a shared 480 MB cache was measured to end at 64 MiB.
 SURELY_DRAM = 64 << 20

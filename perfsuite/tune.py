@@ -94,7 +94,7 @@ class _Run:
         threads = plan.policy.threads
         timed, free = cores[len(cores) - threads :], cores[: len(cores) - threads]
         self.bench = Worker(timed, threads)
-        # Builds run on cores that the timed kernel leaves free; with none left, or on the GPU that times, they take turns.
+        # Builds run on cores that the timed kernel leaves free; with none left, or on a GPU, they take turns with it.
         self.builder = Worker(free, 1) if free and plan.policy.device == "cpu" else None
         self.pool = ThreadPoolExecutor(1)
         self.costs = {_key(t): t for t in self.known if t.stage == "search"}

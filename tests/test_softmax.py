@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import MACHINE
 
 from perfsuite import check, detect, registry
 from perfsuite.kernel import Config, Kernel, Run
 from perfsuite.op import Workload, torch_dtype
-from tests.samples import MACHINE
 
 KNOWN = registry.discover()
 OP = KNOWN.ops["softmax"]
