@@ -33,7 +33,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 
 def _console() -> Console:
-    return Console(soft_wrap=not sys.stdout.isatty())
+    # Piped text is read by programs, or by people in an editor: it is not folded to 80 columns.
+    return Console() if sys.stdout.isatty() else Console(width=200)
 
 
 def _print_json(data: Any) -> None:

@@ -41,16 +41,19 @@ _GROUPS = {"cpu": ("cpu.max", "cpu.cfs_quota_us"), "memory": ("memory.max", "mem
 
 @functools.cache
 def machine() -> Machine:
-    """The machine that this process runs on, as its affinity and its cgroup let it see it."""
+    """The machine that this process runs on, as its cgroup lets it see it.
+
+    Not the affinity: a program that is pinned to a core runs on the same machine, and finds the same table.
+    """
     told = _lscpu()
     name, flags = read_cpuinfo(_text(_ROOT / "proc/cpuinfo"), told) if _linux() else _from_py_cpuinfo()
     allowed = allowed_cores()
-    quota = cpu_quota()
+    online, quota = os.cpu_count() or 1, cpu_quota()
     return Machine(
         cpu=name,
         isa=tuple(isa for isa, needed in MACHINE_ISA.items() if flags.issuperset(needed)),
         caches=read_caches() or _caches_from_lscpu(told),
-        cores=max(1, min(len(allowed), int(quota)) if quota else len(allowed)),
+        cores=max(1, min(online, int(quota)) if quota else online),
         memory=usable_memory(),
         numa_nodes=max(1, len([*(_ROOT / "sys/devices/system/node").glob("node[0-9]*")])),
         virtual=hypervisor(flags, told),

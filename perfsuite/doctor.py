@@ -124,7 +124,10 @@ def _machine(machine: Machine, activity: Activity) -> _Said:
     environment = machine.environment
     yield Fact("CPU", machine.cpu)
     yield Fact("instruction sets", " ".join(machine.isa) or "none that kernels ask for", bool(machine.isa))
-    yield Fact("cores", f"{machine.cores} for this process, {activity.idle:.1f} idle now", activity.idle > 0.5)
+    allowed = min(machine.cores, len(detect.allowed_cores()))
+    yield Fact(
+        "cores", f"{machine.cores}, {allowed} for this process, {activity.idle:.1f} idle now", activity.idle > 0.5
+    )
     caches = (f"{name} {units.size(size // max(1, n))}" + f" ×{n}" * (n > 1) for name, size, n in machine.caches)
     yield Fact("caches", ", ".join(caches) or "unknown")
     nodes = f", {machine.numa_nodes} NUMA nodes" if machine.numa_nodes > 1 else ""

@@ -37,7 +37,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Machine:
-    """The hardware as the process sees it: `cores` are those that affinity and cgroup quota allow.
+    """The hardware as the process sees it: `cores` are those that are online, or fewer by cgroup quota.
 
     `isa` holds the short names of MACHINE_ISA that the CPU has; `caches` are (name, bytes, instances) as the machine
     reports them (what a virtual machine gets of them is measured by the probes); `memory` in bytes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from perfsuite import search
+from perfsuite import detect, search, units
 from perfsuite.kernel import Kernel
 from perfsuite.machine import Machine
 from perfsuite.op import Workload
@@ -59,8 +59,9 @@ class Plan:
     ceilings: bool = True
 
     def __post_init__(self) -> None:
-        if self.policy.threads > self.machine.cores:
-            raise ValueError(f"--threads {self.policy.threads}: this process may use {self.machine.cores} cores")
+        cores = min(self.machine.cores, len(detect.allowed_cores()))
+        if self.policy.threads > cores:
+            raise ValueError(f"--threads {self.policy.threads}: this process may use {units.several(cores, 'core')}")
         if self.policy.device == "cuda" and not self.machine.gpus:
             raise ValueError("--policy cuda: perfsuite sees no GPU here; `perfsuite doctor` says what it sees")
         if self.strategy not in search.STRATEGIES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,3 +168,10 @@ def test_norms_match_torch() -> None:
 
 def test_workloads_and_tensors_agree() -> None:
     assert KNOWN.ops["softmax"].bind([torch.empty(6, 70)]) == Workload.parse(SHAPE)
+
+
+def test_a_program_pinned_to_one_core_finds_the_same_table() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from perfsuite import detect as d; "
+    code += "print(d.machine().id, d.machine().environment_id)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == [detect.machine().id, detect.machine().environment_id], done.stderr
