@@ -1,11 +1,13 @@
 """Trials as a JSONL file that travels: a line that names the format, then one trial per line.
 
-Ids are digests of the content, so importing a bundle twice changes nothing and merging commutes.
+Ids are digests of the content, so importing a bundle twice changes nothing and merging commutes. A name that ends in
+.xz is compressed, to about a fifth.
 """
 
 from __future__ import annotations
 
 import json
+import lzma
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,15 +25,17 @@ def write(path: Path, trials: Iterable[Trial]) -> int:
     """Write a bundle; the number of trials written."""
     lines = [json.dumps(trial.to_json(), separators=(",", ":")) for trial in trials]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([json.dumps(HEADER), *lines]) + "\n")
+    data = ("\n".join([json.dumps(HEADER), *lines]) + "\n").encode()
+    path.write_bytes(lzma.compress(data, preset=9) if path.suffix == ".xz" else data)
     return len(lines)
 
 
 def read(path: Path) -> Iterator[Trial]:
     """The trials of a bundle, in its order; BundleError names the line that is wrong."""
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as wrong:
+        data = path.read_bytes()
+        lines = (lzma.decompress(data) if path.suffix == ".xz" else data).decode().splitlines()
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as wrong:
         raise BundleError(f"{path} cannot be read as a bundle: {wrong}") from wrong
     for number, line in enumerate(lines, start=1):
         try:

@@ -449,7 +449,7 @@ def test_page_and_markdown_agree(page: str, markdown: str) -> None:
 
 def test_the_page_stands_alone(page: str, folder: Path) -> None:
     links = re.findall(r"(?:src|href|srcset)=\"([^\"]*)\"", page) + re.findall(r"url\(([^)]*)\)", page)
-    assert links and all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    assert links and all(link.startswith(("data:image/webp;base64,", "#")) for link in links)
     assert not re.search(r"https?://|@import|<script", page)
     anchors = {link[1:] for link in links if link.startswith("#")}
     assert anchors == set(re.findall(r'<section id="([^"]*)"', page))

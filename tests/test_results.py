@@ -162,6 +162,17 @@ def test_a_wrong_bundle_names_its_line(tmp_path: Path, text: str, says: str) -> 
         list(bundle.read(path))
 
 
+def test_a_compressed_bundle_holds_the_same_trials(tmp_path: Path) -> None:
+    trials = [trial(created=float(at)) for at in range(50)]
+    plain, packed = tmp_path / "t.jsonl", tmp_path / "t.jsonl.xz"
+    assert bundle.write(plain, trials) == bundle.write(packed, trials) == 50
+    assert list(bundle.read(packed)) == list(bundle.read(plain)) == trials
+    assert packed.stat().st_size < plain.stat().st_size / 4
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(bundle.BundleError, match="cannot be read"):
+        list(bundle.read(packed))
+
+
 def test_migrations_lead_to_the_schema_in_the_code(tmp_path: Path) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
