@@ -38,14 +38,17 @@ def _entry(race: Sequence[Trial], defaults: frozenset[str]) -> Entry:
     The default comes first, then fewer config values, then names: a tuned kernel replaces the default only if FASTER.
     """
     ordered = sorted(race, key=lambda t: (t.kernel not in defaults, len(t.config.values), t.kernel, str(t.config)))
-    # Who stayed in the race longest was never SLOWER; the fastest is sought among them.
-    longest = max(len(_samples(t)) for t in ordered)
-    fastest = min((t for t in ordered if len(_samples(t)) == longest), key=lambda t: t.seconds)
+    # Who left the race before its end was SLOWER than the leader, which is what its few samples stand for.
+    rounds = max(len(_samples(t)) for t in ordered)
+    stayed = [t for t in ordered if len(_samples(t)) == rounds]
+    fastest = min(stayed, key=lambda t: t.seconds)
     baseline = next((t for t in ordered if t.kernel in defaults), None)
-    tied = [t for t in ordered if t is fastest or _tied(t, fastest)]
-    winner = tied[0]
-    if baseline is not None and winner is not baseline and _against(winner, baseline) is not Verdict.FASTER:
-        winner = baseline
+    tied = [t for t in stayed if t is fastest or _tied(t, fastest)]
+    winner, said = tied[0], Verdict.DEFAULT
+    if baseline is not None and winner is not baseline:
+        said = _against(winner, baseline) if baseline in stayed else Verdict.FASTER
+        if said is not Verdict.FASTER:
+            winner, said = baseline, Verdict.DEFAULT
     return Entry(
         winner.workload,
         winner.policy,
@@ -53,7 +56,7 @@ def _entry(race: Sequence[Trial], defaults: frozenset[str]) -> Entry:
         winner.config,
         winner.digest,
         winner.seconds,
-        _verdict(winner, baseline),
+        said,
         tuple((t.kernel, t.config) for t in tied if t is not winner),
         tuple(t.id for t in ordered),
     )
@@ -65,12 +68,6 @@ def _samples(trial: Trial) -> tuple[float, ...]:
 
 def _against(trial: Trial, other: Trial) -> Verdict:
     return verdict(_samples(trial), _samples(other))
-
-
-def _verdict(winner: Trial, baseline: Trial | None) -> Verdict:
-    if baseline is None or winner is baseline:
-        return Verdict.DEFAULT
-    return _against(winner, baseline)
 
 
 def _tied(trial: Trial, fastest: Trial) -> bool:

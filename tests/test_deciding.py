@@ -144,6 +144,13 @@ def test_the_fastest_wins_and_is_named_faster() -> None:
     assert winner(raced(eager=2e-3, a=1e-3, b=1.5e-3)) == ("softmax/a", Verdict.FASTER, 0)
 
 
+def test_a_default_that_dropped_out_after_a_few_noisy_rounds_has_lost() -> None:
+    a, b, eager = raced(a=1e-3, b=1.005e-3, eager=1e-3)
+    noisy_eager = trial("softmax/eager", (2e-3, 9e-3, 2.1e-3, 2e-3), race="r1")
+    assert eager.measurement is not None
+    assert winner([a, b, noisy_eager])[:2] == ("softmax/a", Verdict.FASTER)
+
+
 def test_a_tie_goes_to_the_default() -> None:
     assert winner(raced(eager=1.001e-3, a=1e-3)) == ("softmax/eager", Verdict.DEFAULT, 1)
 
