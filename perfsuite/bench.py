@@ -15,16 +15,17 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from perfsuite import check, registry
 from perfsuite.kernel import Config, Run, Tensors
 from perfsuite.measure import cpu
+from perfsuite.measure.placement import Arena
 from perfsuite.op import Op, Workload
 from perfsuite.policy import Policy
-from perfsuite.trial import Failure, FailureKind, Measurement
+from perfsuite.trial import Failure, FailureKind, Measurement, outcome_to_json
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 # Inputs and references of one workload are kept for its next candidate, for two seeds: before and after timing.
 _SEEDS = (1, 2)
 _LONGEST_REASON = 1500
+# A call that takes this many times as long as timing should is timed once: six calls of 5 s each took a third of a
+# budget of three minutes, and said no more.
+_FAR_LONGER = 20.0
 _RACE_WARM_UP = 0.05
 
 
@@ -91,21 +95,62 @@ class Case:
 
 
 @dataclass
+class Racer:
+    """An entrant of a race: its inputs, and its timer, which is moved to other memory in every round."""
+
+    case: Case
+    timer: Timer
+
+
+@dataclass
+class Heat:
+    """This process's part of a race: its entrants, built when they first take part, and kept for the next block."""
+
+    id: str
+    racers: dict[int, Racer]
+    arenas: dict[Workload, Arena] = field(default_factory=dict)
+
+    def renew(self) -> None:
+        for arena in self.arenas.values():
+            arena.renew()
+
+    def move(self, racers: Sequence[Racer], policy: Policy, cache_bytes: int) -> None:
+        """Give the racers other memory, all of one workload the same; on a GPU they stay where they are."""
+        if policy.device != "cpu":
+            return
+        placed: dict[Workload, list[cpu.Buffers]] = {}
+        for racer in racers:
+            case, workload = racer.case, racer.case.workload
+            if workload not in self.arenas:
+                self.arenas[workload] = Arena(case.inputs, case.outputs(), random.random())
+            if workload not in placed:
+                placed[workload] = cpu.rotated(self.arenas[workload].place(), policy, cache_bytes)
+            racer.timer.move(placed[workload])
+
+
+@dataclass
 class Bench:
     """Builds and times candidates; `say` tells the parent which stage begins."""
 
     say: Callable[[str], None]
     known: registry.Registry = field(default_factory=registry.discover)
-    _workload: Workload | None = None
-    _cases: dict[int, Case] = field(default_factory=dict)
-    _runs: dict[tuple[str, Config], Run] = field(default_factory=dict)
+    _cases: dict[tuple[Workload, int], Case] = field(default_factory=dict)
+    _runs: dict[tuple[Workload, str, Config], Run] = field(default_factory=dict)
+    _heat: Heat | None = None
 
     def build(self, request: Mapping[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         run, case = self._built(request, _SEEDS[0])
         self.say("check")
         case.answer(run)  # torch.compile compiles at the first call
-        return {"build_seconds": time.perf_counter() - start}
+        seconds = time.perf_counter() - start
+        longest = float(request["longest"])
+        if seconds > longest and (call := _seconds(lambda: case.answer(run))) > longest:
+            reason = (
+                f"a call takes {call:.2g} s, where {longest:.2g} s are already far too slow to win: it is not timed"
+            )
+            raise Rejected(FailureKind.TIMEOUT, reason)
+        return {"build_seconds": seconds}
 
     def measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
@@ -115,7 +160,7 @@ class Bench:
         seconds = time.perf_counter() - start
         timer = self._timer(run, case, request)
         self.say("measure")
-        measurement = _clock(timer.policy).measure(timer, float(request["seconds"]))
+        measurement = _timed(timer, float(request["seconds"]))
         _, fresh = self._built(request, _SEEDS[1])
         self.say("check")
         fresh.check(run, "after timing, on fresh inputs, ")
@@ -125,50 +170,81 @@ class Bench:
                 f"{measurement.median:.3g} s is less than the {float(request['least']):.3g} s that its compulsory "
                 "traffic and operations take at the ceilings measured here: a measuring error, or work left out",
             )
-        return {"outcome": _outcome(measurement), "build_seconds": seconds}
+        return {"outcome": outcome_to_json(measurement), "build_seconds": seconds}
 
     def race(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        timers = []
-        for candidate in request["candidates"]:
-            asked = {**candidate, "policy": request["policy"]}
-            timers.append(self._timer(*self._built(asked, _SEEDS[0]), request))
-            self.say("measure")
-            timers[-1].warm_up(_RACE_WARM_UP)
-        samples: list[list[float]] = [[] for _ in timers]
-        order = list(range(len(timers)))
-        shuffle = random.Random(int(request["seed"])).shuffle
+        """A block of rounds among the active candidates of a race, every block in memory of its own."""
+        policy = Policy.from_json(request["policy"])
+        self._heat = self._heat or Heat(str(request["race"]), {})
+        for at in request["active"]:
+            if at not in self._heat.racers:
+                self._heat.racers[at] = self._racer(request["candidates"][at], request)
+        racers = [self._heat.racers[at] for at in request["active"]]
+        shuffled = random.Random(int(request["seed"]))
+        taken: list[list[Any]] = [[] for _ in racers]
+        self._heat.renew()
+        start = time.perf_counter()
         gc.disable()
-        for _ in range(int(request["rounds"])):
+        for at_round in range(int(request["rounds"])):
             self.say("measure")
-            shuffle(order)
-            for at in order:
-                samples[at].append(timers[at].after_others())
+            if at_round == 0 or policy.cache == "warm":
+                self._heat.move(racers, policy, int(request["cache_bytes"]))
+            for at in shuffled.sample(range(len(racers)), len(racers)):
+                taken[at].append(racers[at].timer.in_race())
         gc.enable()
-        return {"samples": samples}
+        return {"taken": taken, "seconds": time.perf_counter() - start}
+
+    def _racer(self, candidate: Mapping[str, Any], request: Mapping[str, Any]) -> Racer:
+        run, case = self._built({**candidate, "policy": request["policy"]}, _SEEDS[0])
+        timer = self._timer(run, case, request)
+        self.say("measure")
+        timer.warm_up(_RACE_WARM_UP)
+        return Racer(case, timer)
 
     def _built(self, request: Mapping[str, Any], seed: int) -> tuple[Run, Case]:
         workload = Workload.from_json(request["workload"])
         config = Config.from_json(request["config"])
         op, kernel = self.known.ops[workload.op], self.known.kernels[request["kernel"]]
-        if workload != self._workload:
-            self._workload, self._cases, self._runs = workload, {}, {}
         self.say("build")
         policy = Policy.from_json(request["policy"])
-        if seed not in self._cases:
-            self._cases[seed] = Case.of(op, workload, seed, policy.device)
-        key = str(kernel), config
+        if (workload, seed) not in self._cases:
+            self._cases[workload, seed] = Case.of(op, workload, seed, policy.device)
+        key = workload, str(kernel), config
         if key not in self._runs:
             try:
                 self._runs[key] = kernel.build(op, workload, config)
             except Exception as wrong:  # a foreign kernel's code may raise anything
                 raise Rejected(FailureKind.BUILD, f"{type(wrong).__name__}: {wrong}") from wrong
-        return self._runs[key], self._cases[seed]
+        return self._runs[key], self._cases[workload, seed]
+
+    def forget_all_but(self, request: Mapping[str, Any]) -> None:
+        """Let go of what was kept for workloads that the request does not name."""
+        named = {Workload.from_json(c["workload"]) for c in request.get("candidates", [request])}
+        self._cases = {key: case for key, case in self._cases.items() if key[0] in named}
+        self._runs = {key: run for key, run in self._runs.items() if key[0] in named}
+        if self._heat is not None and self._heat.id != request.get("race"):
+            self._heat = None
 
     def _timer(self, run: Run, case: Case, request: Mapping[str, Any]) -> Timer:
         policy = Policy.from_json(request["policy"])
         buffers = cpu.rotated((case.inputs, case.outputs()), policy, int(request["cache_bytes"]))
         timer: Timer = _clock(policy).Timer(run, buffers, policy)
         return timer
+
+
+def _timed(timer: Timer, seconds: float) -> Measurement:
+    """Samples for about `seconds`; the first call alone where it takes far longer than that."""
+    first = timer.sample()
+    if first > _FAR_LONGER * seconds:
+        return Measurement((first,))
+    measurement: Measurement = _clock(timer.policy).measure(timer, seconds)
+    return measurement
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def _clock(policy: Policy) -> Any:
@@ -184,10 +260,6 @@ def _checksum(tensor: torch.Tensor) -> int:
     return int(tensor.view(integers[tensor.element_size()]).sum())
 
 
-def _outcome(outcome: Measurement | Failure) -> dict[str, Any]:
-    return {"ok": isinstance(outcome, Measurement), **asdict(outcome)}
-
-
 def serve(requests: TextIO, answers: TextIO) -> None:
     """Answer requests until the parent closes the pipe."""
 
@@ -201,14 +273,21 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     say({"ready": True})
     for line in requests:
         request = json.loads(line)
+        bench.forget_all_but(request)
         do = {"build": bench.build, "measure": bench.measure, "race": bench.race}[request["do"]]
         try:
             with torch.no_grad():
                 say(do(request))
         except Rejected as rejected:
-            say({"outcome": _outcome(rejected.failure)})
+            say({"outcome": outcome_to_json(rejected.failure)})
         except (MemoryError, RuntimeError) as wrong:
-            say({"outcome": _outcome(Failure(FailureKind.ERROR, f"{type(wrong).__name__}: {wrong}"[:_LONGEST_REASON]))})
+            say(
+                {
+                    "outcome": outcome_to_json(
+                        Failure(FailureKind.ERROR, f"{type(wrong).__name__}: {wrong}"[:_LONGEST_REASON])
+                    )
+                }
+            )
 
 
 def _settle(cores: str, threads: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
+
+from perfsuite import terminal
+from perfsuite.lab import commands as lab
 
 app = typer.Typer(
     help="perfsuite finds the fastest kernel for your machine and proves it.",
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(lab.app, name="lab")
 
 Patterns = Annotated[
     list[str] | None,
@@ -32,15 +34,6 @@ Database = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def _console() -> Console:
-    # Piped text is read by programs, or by people in an editor: it is not folded to 80 columns.
-    return Console() if sys.stdout.isatty() else Console(width=200)
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=1 if sys.stdout.isatty() else None))
-
-
 def _ends(message: object, code: int = 2) -> NoReturn:
     print(f"perfsuite: {message}", file=sys.stderr)
     raise SystemExit(code)
@@ -53,9 +46,9 @@ def doctor(as_json: Json = False) -> None:
 
     diagnosis = doctor.examine()
     if as_json:
-        _print_json(diagnosis.to_json())
+        terminal.print_json(diagnosis.to_json())
     else:
-        doctor.show(diagnosis, _console())
+        doctor.show(diagnosis, terminal.console())
 
 
 @app.command("list")
@@ -65,21 +58,24 @@ def list_(pattern: Pattern = None, as_json: Json = False) -> None:
 
     entries = catalogue.entries(pattern)
     if as_json:
-        _print_json(catalogue.to_json(entries))
+        terminal.print_json(catalogue.to_json(entries))
     else:
-        catalogue.show(entries, _console())
+        catalogue.show(entries, terminal.console())
 
 
 @app.command()
 def tune(
     patterns: Patterns = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few trials per kernel.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few trials per kernel, in 3 minutes.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Every configuration of every kernel.")] = False,
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Stop after about this long: 90s, 10m, 2h.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the timed kernels.")] = 1,
-    strategy: Annotated[str | None, typer.Option(metavar="NAME", help="local, random or exhaustive.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How to search: model, local, evolutionary, halving, random or exhaustive."),
+    ] = None,
     policy: Annotated[
         str, typer.Option(metavar="WORDS", help="How to time: warm|cold, reused|fresh, eager|graph.")
     ] = "",
@@ -96,9 +92,9 @@ def tune(
         raise ValueError("--quick and --full exclude each other")
     effort = "quick" if quick else "full" if full else "default"
     wish = session.Wish(tuple(patterns or ()), effort, budget, threads, strategy, policy, db, not no_ceilings)
-    summary = session.tune(wish, _console(), quiet=as_json)
+    summary = session.tune(wish, terminal.console(), quiet=as_json)
     if as_json:
-        _print_json(summary)
+        terminal.print_json(summary)
 
 
 @app.command()
@@ -116,7 +112,7 @@ def report(
 
     path = session.report(out, policy, threads, db)
     if as_json:
-        _print_json({"report": str(path)})
+        terminal.print_json({"report": str(path)})
     else:
         print(path)
 
@@ -128,9 +124,9 @@ def best(pattern: Pattern = None, db: Database = None, as_json: Json = False) ->
 
     entries = session.best(pattern, db)
     if as_json:
-        _print_json([entry.to_json() for entry in entries])
+        terminal.print_json([entry.to_json() for entry in entries])
     else:
-        session.show_best(entries, _console())
+        session.show_best(entries, terminal.console())
 
 
 @app.command()
@@ -142,9 +138,9 @@ def check(
     """Check every kernel against its float64 reference on all test workloads and edge cases."""
     from perfsuite import checks
 
-    findings = list(checks.run(pattern, configs, None if as_json else _console()))
+    findings = list(checks.run(pattern, configs, None if as_json else terminal.console()))
     if as_json:
-        _print_json([finding.to_json() for finding in findings])
+        terminal.print_json([finding.to_json() for finding in findings])
     if any(finding.reason for finding in findings):
         raise SystemExit(1)
 
@@ -165,9 +161,9 @@ def compare(
 
     rows = compare.compare(tuple(patterns or ()), Policy.parse(policy, threads), rounds, db, peers=peers)
     if as_json:
-        _print_json([row.to_json() for row in rows])
+        terminal.print_json([row.to_json() for row in rows])
     else:
-        compare.show(rows, _console())
+        compare.show(rows, terminal.console())
 
 
 @app.command()

@@ -18,10 +18,11 @@ from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Workload
 from perfsuite.plan import refused
 from perfsuite.policy import Policy
+from perfsuite.racing import Racers
 from perfsuite.registry import Registry
 from perfsuite.results import Results
 from perfsuite.trial import Failure, Trial
-from perfsuite.worker import Candidate, Worker, WorkerDied, alone
+from perfsuite.worker import Candidate, WorkerDied, alone
 
 COPY = "copy"
 
@@ -54,15 +55,15 @@ def compare(patterns: Sequence[str], policy: Policy, rounds: int, db: str | None
     machine, known = detect.machine(), registry.discover()
     with Results.open(places.database_url(db)) as results:
         trials = results.trials(machine, policy=policy, stage="search")
-    worker = Worker(detect.allowed_cores()[-policy.threads :], policy.threads)
+    racers = Racers(detect.allowed_cores()[-policy.threads :], policy.threads)
     rows: list[Row] = []
     try:
         for job in known.select(patterns):
             candidates = list(_candidates(known, machine, job.workload, trials))
             candidates += _copies(known, machine, job.workload)
-            rows += _raced(worker, candidates, policy, rounds)
+            rows += _raced(racers, candidates, policy, rounds)
     finally:
-        worker.close()
+        racers.close()
     return rows
 
 
@@ -85,18 +86,18 @@ def _copies(known: Registry, machine: Machine, workload: Workload) -> list[Candi
     return [Candidate(plain, eager, eager.space(plain, machine).configs[0])]
 
 
-def _raced(worker: Worker, candidates: Sequence[Candidate], policy: Policy, rounds: int) -> Iterator[Row]:
+def _raced(racers: Racers, candidates: Sequence[Candidate], policy: Policy, rounds: int) -> Iterator[Row]:
     """The rows of one race, fastest first. A candidate that cannot be built or run is left out with a word."""
     able = []
     for candidate in candidates:
-        failed = worker.build(candidate, policy)
+        failed = racers.workers[0].build(candidate, policy)
         if failed is None:
             able.append(candidate)
         elif isinstance(failed.outcome, Failure):
             print(f"perfsuite: {candidate} is left out: {failed.outcome.reason}", file=sys.stderr)
     try:
         with alone():
-            samples = worker.race(able, policy, rounds, seed=1)
+            samples = [m.samples for m in racers.rounds(able, policy, rounds)]
     except WorkerDied as died:
         raise ValueError(f"{candidates[0].workload}: the race ended early: {died}") from died
     copy = next((s for c, s in zip(able, samples) if c.workload.op == COPY), None)

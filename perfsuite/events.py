@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from perfsuite.kernel import Config, Kernel
@@ -17,6 +18,14 @@ class Started:
     jobs: int
     trials: int
     refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class Entered:
+    """A stage of the tuning begins (`probes`, `survey` or `search`) with so many workloads."""
+
+    stage: str
+    workloads: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,12 @@ class Raced:
 
 @dataclass(frozen=True)
 class Finished:
-    """The sums of the whole run; `complete` is False when the budget ended it."""
+    """The sums of the whole run, times in seconds.
+
+    Of the workloads, `searched` have a finished search and its race, `shortened` a race after a search that the budget
+    cut, `left` neither; `probes_left` ceilings were not measured. `complete` says that nothing is left to do.
+    `spent` are the seconds of each stage of the timing, of the builds and of the rest (`Timeline.spent`).
+    """
 
     trials_new: int
     trials_known: int
@@ -54,7 +68,16 @@ class Finished:
     refused: int
     races: int
     seconds: float
-    complete: bool
+    budget: float | None
+    searched: int
+    shortened: int
+    left: int
+    probes_left: int
+    spent: Mapping[str, float]
+
+    @property
+    def complete(self) -> bool:
+        return not (self.shortened or self.left or self.probes_left)
 
 
-Event = Started | Tried | Raced | Finished
+Event = Started | Entered | Tried | Raced | Finished

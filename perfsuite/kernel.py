@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -53,23 +55,80 @@ def _short(value: Scalar) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
+class Scale(StrEnum):
+    """What the values of a dimension are to each other: which are neighbours, and how a model sees them as numbers.
+
+    ORDERED: each neighbours the one before and the one after; its rank. POWERS: the same, of powers of two; its log2.
+    CATEGORICAL: all neighbour each other; 1 for the value, 0 for each other one. PERMUTATION: strings of the same
+    symbols (`mnk`, `nmk`), neighbours when one swap of adjacent symbols apart; the place of each symbol.
+    """
+
+    ORDERED = "ordered"
+    POWERS = "powers"
+    CATEGORICAL = "categorical"
+    PERMUTATION = "permutation"
+
+
 @dataclass(frozen=True)
 class Dimension:
-    """One tunable: its name and values. An `ordered` value neighbours the next; the others all neighbour each other."""
+    """One tunable: its name, its values, and their scale."""
 
     name: str
     values: tuple[Scalar, ...]
-    ordered: bool = True
+    scale: Scale = Scale.ORDERED
 
     def __post_init__(self) -> None:
         if not self.values:
             raise ValueError(f"dimension {self.name} has no values")
+        if len(set(self.values)) < len(self.values):
+            raise ValueError(f"dimension {self.name} has a value twice: {self.values}")
+        if self.scale is Scale.POWERS and not all(map(_is_power, self.values)):
+            raise ValueError(f"dimension {self.name} has values that are no powers of two: {self.values}")
+        if self.scale is Scale.PERMUTATION and not _permute(self.values):
+            raise ValueError(f"dimension {self.name} has values that are no permutations: {self.values}")
 
     def neighbours(self, value: Scalar) -> tuple[Scalar, ...]:
-        if not self.ordered:
-            return tuple(v for v in self.values if v != value)
+        """The values one step from `value`."""
         at = self.values.index(value)
-        return self.values[max(0, at - 1) : at] + self.values[at + 1 : at + 2]
+        match self.scale:
+            case Scale.CATEGORICAL:
+                return self.values[:at] + self.values[at + 1 :]
+            case Scale.PERMUTATION:
+                word = str(value)
+                swapped = (word[:k] + word[k + 1] + word[k] + word[k + 2 :] for k in range(len(word) - 1))
+                return tuple(near for near in swapped if near in self.values)
+            case _:
+                return self.values[max(0, at - 1) : at] + self.values[at + 1 : at + 2]
+
+    def encode(self, value: Scalar) -> tuple[float, ...]:
+        """`value` as the numbers that its scale says, of the same length for every value of the dimension."""
+        at = self.values.index(value)
+        match self.scale:
+            case Scale.ORDERED:
+                return (float(at),)
+            case Scale.POWERS:
+                return (math.log2(float(value)),)
+            case Scale.CATEGORICAL:
+                return tuple(float(k == at) for k in range(len(self.values)))
+            case Scale.PERMUTATION:
+                return tuple(float(str(value).index(symbol)) for symbol in sorted(str(value)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "values": list(self.values), "scale": str(self.scale)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Dimension:
+        return cls(data["name"], tuple(data["values"]), Scale(data["scale"]))
+
+
+def _is_power(value: Scalar) -> bool:
+    return type(value) is int and value > 0 and value.bit_count() == 1
+
+
+def _permute(values: Sequence[Scalar]) -> bool:
+    """Whether the values are strings of the same symbols, each symbol once."""
+    words = [value for value in values if isinstance(value, str)]
+    return len(words) == len(values) and all(set(w) == set(words[0]) and len(w) == len(set(w)) for w in words)
 
 
 @dataclass(frozen=True)
@@ -122,11 +181,16 @@ class Space:
                     near.append(Config(values))
         return tuple(near)
 
-    def shuffled(self, seed: int) -> tuple[Config, ...]:
-        """The default, then all others in a random order that the seed fixes."""
-        first, *others = self.configs
+    def encode(self, config: Config) -> tuple[float, ...]:
+        """`config` as numbers for a model: those of its values, in the order of the dimensions."""
+        pairs = zip(self.dimensions, config.values)
+        return tuple(number for dimension, (_, value) in pairs for number in dimension.encode(value))
+
+    def shuffled(self, seed: int, first: Sequence[Config] = ()) -> tuple[Config, ...]:
+        """The default, then those of `first` that are in the space, then all others in an order that the seed fixes."""
+        default, *others = self.configs
         random.Random(seed).shuffle(others)
-        return (first, *others)
+        return tuple(dict.fromkeys((default, *(config for config in first if config in self), *others)))
 
 
 def no_space(workload: Workload, machine: Machine) -> Space:

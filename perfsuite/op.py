@@ -116,6 +116,11 @@ class Workload:
     def __getitem__(self, axis: str) -> int:
         return dict(self.sizes)[axis]
 
+    def distance(self, other: Workload) -> float:
+        """How far apart two workloads of an op are: the sum over the axes of the |log2| of the length's ratio."""
+        lengths = dict(other.sizes)
+        return sum(abs(math.log2((n + 1) / (lengths.get(axis, n) + 1))) for axis, n in self.sizes)
+
     @classmethod
     def parse(cls, text: str) -> Workload:
         """The workload that prints as `text`; ValueError with an example if it is not spelled like one."""

@@ -1,4 +1,4 @@
-"""Where perfsuite keeps things: the database, the tables of winners, the reports."""
+"""Where perfsuite keeps things: the database, the tables of winners, the reports, the laboratory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ def home() -> Path:
     return Path(platformdirs.user_data_dir("perfsuite", appauthor=False))
 
 
+def lab() -> Path:
+    """The folder of recorded tables and of what was scored on them."""
+    return home() / "lab"
+
+
+def score_path(folder: Path | None = None) -> Path:
+    """The leaderboard's file, in `lab()` unless another folder is given."""
+    return (folder or lab()) / "score.json"
+
+
 def database_url(given: str | None = None) -> str:
     """The SQLAlchemy URL of `given` (a URL or a path), else of $PERFSUITE_DB, else of the file in `home()`."""
     chosen = given or os.environ.get("PERFSUITE_DB") or str(home() / "perfsuite.db")
@@ -34,3 +44,7 @@ def folder(machine: Machine, url: str | None = None) -> Path:
 
 def table_path(machine: Machine, url: str | None = None) -> Path:
     return folder(machine, url) / "table.json"
+
+
+def timeline_path(machine: Machine, url: str | None = None) -> Path:
+    return folder(machine, url) / "timeline.json"

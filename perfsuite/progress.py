@@ -14,8 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from perfsuite import units
-from perfsuite.events import Event, Raced, Started, Tried
+from perfsuite.events import Entered, Event, Raced, Started, Tried
+from perfsuite.op import Workload
 from perfsuite.trial import Failure
+
+STAGES = {
+    "probes": "the machine's ceilings",
+    "survey": "the default kernels once",
+    "search": "the searches, those with most to gain first",
+}
 
 
 class Progress(Protocol):
@@ -55,18 +62,20 @@ class Lines(Silent):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._last: Tried | None = None
+        self._last: dict[Workload, Tried] = {}
 
     def show(self, event: Event) -> None:
         if isinstance(event, Started):
             self._print(f"{event.jobs} workloads, at most {event.trials} trials, {len(event.refusals)} refusals")
+        elif isinstance(event, Entered):
+            self._print(f"{STAGES[event.stage]}: {units.several(event.workloads, 'workload')}")
         elif isinstance(event, Tried):
-            self._last = event
+            self._last[event.workload] = event
             failure = describe_failure(event)
             if failure:
                 self._print(failure)
-        elif isinstance(event, Raced) and self._last is not None:
-            self._print(f"{describe(self._last)}{' (known)' if event.known else ''}")
+        elif isinstance(event, Raced):
+            self._print(f"{describe(self._last[event.workload])}{' (known)' if event.known else ''}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -81,6 +90,8 @@ class Panel:
         self._start = time.monotonic()
         self._total, self._done, self._new, self._failed = 1, 0, 0, 0
         self._last: Tried | None = None
+        self._tried: dict[Workload, Tried] = {}
+        self._stage = ""
 
     def __enter__(self) -> Panel:
         self._live.__enter__()
@@ -94,20 +105,26 @@ class Panel:
     def show(self, event: Event) -> None:
         if isinstance(event, Started):
             self._total = max(1, event.trials)
+        elif isinstance(event, Entered):
+            self._stage = STAGES[event.stage]
         elif isinstance(event, Tried):
-            self._last = event
+            self._last = self._tried[event.workload] = event
             self._done += 1
             self._new += not event.known
             failure = describe_failure(event)
             if failure:
                 self._failed += 1
                 self._console.print(Text(failure, style="red"), highlight=False)
-        elif isinstance(event, Raced) and self._last is not None and not event.known:
-            self._console.print(Text("✓ ", style="green") + Text(describe(self._last)), highlight=False)
+        elif isinstance(event, Raced) and not event.known:
+            self._console.print(
+                Text("✓ ", style="green") + Text(describe(self._tried[event.workload])), highlight=False
+            )
         self._live.update(self._render())
 
     def _render(self) -> Group:
         head = Table.grid(padding=(0, 2))
+        if self._stage:
+            head.add_row("[dim]stage[/]", self._stage)
         if self._last is not None:
             now = self._last
             head.add_row("[dim]workload[/]", f"[bold]{_escaped(str(now.workload))}[/]")

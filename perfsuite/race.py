@@ -8,48 +8,73 @@ from collections.abc import Generator, Sequence
 
 from perfsuite.stats import Verdict, compare
 
-# Rounds asked for at a time, and the fewest before a verdict counts.
-BLOCK, FEWEST = 4, 8
-# An entrant whose every sample of the first block is this much above all of the leader's needs no test.
+# Rounds asked for at a time, and the fewest before a verdict counts: a block from each of three processes.
+BLOCK, FEWEST = 4, 12
+# The next test comes after so many times the rounds of the last: thousands of rounds, judged after each block, would
+# take longer to judge than to run.
+_LATER = 1.1
+# Who needs this much more time in every sample of a block than the other in any of its own needs no test.
 _FAR = 1.25
 
 Samples = list[list[float]]
+Race = Generator[list[int], tuple[Samples, bool], Samples]
 
 
-def race(
-    entrants: int, rounds: int, margin: float = 0.01, error: float = 0.01
-) -> Generator[list[int], tuple[Samples, bool], Samples]:
+def race(entrants: int, rounds: int, margin: float = 0.01, error: float = 0.01, processes: int = 1) -> Race:
     """Yields the entrants still in the race, is sent BLOCK samples of each and whether time is up, returns all samples.
 
-    An entrant that is SLOWER than the leader drops out, with `error` shared among the entrants; it keeps its samples.
-    So does one that is far behind in the first block. The race ends when all that are left tie with the leader, after
-    `rounds`, or when time is up
-    and every entrant has FEWEST samples.
+    The blocks come from `processes` processes in turn. An entrant that is SLOWER than the leader drops out, with
+    `error` shared among the entrants; it keeps its samples. So does one that is far behind in the first block. The race
+    ends when all that are left tie with the leader, after `rounds`, or when time is up and every entrant has FEWEST
+    samples.
     """
     samples: Samples = [[] for _ in range(entrants)]
     active = list(range(entrants))
     each = error / max(1, entrants - 1)
+    look: float = FEWEST
     while len(samples[active[0]]) < rounds:
         block, late = yield list(active)
         for entrant, new in zip(active, block):
             samples[entrant] += new
         leader = min(active, key=lambda e: statistics.median(samples[e]))
-        active = [e for e in active if e == leader or min(samples[e]) <= _FAR * max(samples[leader])]
-        if len(samples[leader]) < FEWEST and len(active) > 1:
+        active = [e for e in active if e == leader or not _far(samples[e], samples[leader])]
+        if len(samples[leader]) < look and len(active) > 1 and not (late and len(samples[leader]) >= FEWEST):
             continue
         if late:
             break
-        verdicts = {e: compare(samples[e], samples[leader], margin, each) for e in active if e != leader}
+        look = _LATER * len(samples[leader])
+        verdicts = {e: verdict(samples[e], samples[leader], margin, each, processes) for e in active if e != leader}
         active = [e for e in active if verdicts.get(e) != Verdict.SLOWER]
         if all(verdicts.get(e, Verdict.TIE) == Verdict.TIE for e in active):
             break
     return samples
 
 
-def verdict(times: Sequence[float], against: Sequence[float], margin: float = 0.01, error: float = 0.01) -> Verdict:
-    """Verdict on the rounds that both took part in."""
+def parade(entrants: int, rounds: int) -> Race:
+    """As `race`, but every entrant takes part in all `rounds`."""
+    samples: Samples = [[] for _ in range(entrants)]
+    while len(samples[0]) < rounds:
+        block, _ = yield list(range(entrants))
+        for entrant, new in zip(samples, block):
+            entrant += new
+    return samples
+
+
+def verdict(
+    times: Sequence[float], against: Sequence[float], margin: float = 0.01, error: float = 0.01, processes: int = 1
+) -> Verdict:
+    """Verdict on the rounds that both took part in, in blocks from `processes` processes in turn."""
     both = min(len(times), len(against))
-    return compare(times[:both], against[:both], margin, error)
+    if _far(times[:both], against[:both]):
+        return Verdict.SLOWER
+    if _far(against[:both], times[:both]):
+        return Verdict.FASTER
+    sources = [at // BLOCK % processes for at in range(both)]
+    return compare(times[:both], against[:both], margin, error, sources)
+
+
+def _far(times: Sequence[float], against: Sequence[float]) -> bool:
+    return len(times) >= BLOCK and min(times) > _FAR * max(against)
 
 
 def close(times: Sequence[float], against: Sequence[float], margin: float = 0.01) -> bool:

@@ -22,8 +22,8 @@ from perfsuite.policy import Policy
 from perfsuite.trial import Disturbance, Failure, FailureKind, Measurement, Trial
 
 # The schema that this code reads and writes, and those it can migrate from.
-HEAD = "0001"
-_KNOWN = ("0001",)
+HEAD = "0002"
+_KNOWN = ("0001", "0002")
 _BUSY_SECONDS = 60
 _MIGRATION_LOCK = 0x70657266
 
@@ -182,7 +182,8 @@ class _Reader:
         outcome: Measurement | Failure
         if row.ok:
             warnings = tuple(Disturbance(word) for word in row.warnings.split())
-            outcome = Measurement(_unpack(row.seconds), row.calls, warnings)
+            disturbed = tuple(json.loads(row.disturbed or "[]"))
+            outcome = Measurement(_unpack(row.seconds), row.calls, warnings, row.processes or 1, disturbed)
         else:
             outcome = Failure(FailureKind(row.failure), row.reason)
         return Trial(
@@ -213,6 +214,8 @@ def _columns(trial: Trial) -> dict[str, Any]:
         "median": measurement.median if measurement else None,
         "calls": measurement.calls if measurement else None,
         "warnings": " ".join(measurement.warnings) if measurement else None,
+        "processes": measurement.processes if measurement else None,
+        "disturbed": _dump(measurement.disturbed) if measurement and measurement.disturbed else None,
         "failure": failure.kind if failure else None,
         "reason": failure.reason if failure else None,
         "created": trial.created,

@@ -74,6 +74,8 @@ trial = Table(
     Column("reason", Text),
     Column("calls", Integer),
     Column("warnings", Text),
+    Column("processes", Integer),
+    Column("disturbed", Text),
     Column("created", Float, nullable=False),
     Column("build_seconds", Float, nullable=False),
     Column("git_commit", String(64), nullable=False),

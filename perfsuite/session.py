@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from perfsuite import bundle, detect, places, registry, search, units
+from perfsuite import bundle, detect, leaderboard, places, registry, search, units
 from perfsuite.events import Finished
 from perfsuite.machine import Machine
 from perfsuite.plan import EFFORTS, Plan
@@ -19,6 +19,7 @@ from perfsuite.policy import Policy
 from perfsuite.progress import progress
 from perfsuite.results import Results
 from perfsuite.table import Entry, Table
+from perfsuite.timeline import Recorder, Timeline
 from perfsuite.tune import tune as tuned
 from perfsuite.winners import decide
 
@@ -37,15 +38,17 @@ class Wish:
     ceilings: bool = True
 
     def plan(self, machine: Machine, known: registry.Registry) -> Plan:
-        budget = units.parse_duration(self.budget) if self.budget else None
+        effort = EFFORTS[self.effort]
+        budget = units.parse_duration(self.budget) if self.budget else effort.budget
         policy = Policy.parse(self.policy, self.threads)
         jobs = known.select(self.patterns)
         strategy = self.strategy or search.DEFAULT
-        return Plan(machine, known, jobs, policy, EFFORTS[self.effort], strategy, budget, self.ceilings)
+        return Plan(machine, known, jobs, policy, effort, strategy, budget, self.ceilings)
 
 
 def tune(wish: Wish, console: Console, *, quiet: bool = False) -> dict[str, Any]:
     """Tune, write the table, and return the summary; Ctrl-C keeps everything and says how to go on."""
+    recorder = Recorder()
     machine, known = detect.machine(), registry.discover()
     plan = wish.plan(machine, known)
     url = places.database_url(wish.db)
@@ -53,7 +56,7 @@ def tune(wish: Wish, console: Console, *, quiet: bool = False) -> dict[str, Any]
         print(f"perfsuite: {problem.path} is left out: {problem.reason}", file=sys.stderr)
     finished: Finished | None = None
     with Results.open(url) as results:
-        events = tuned(plan, results)
+        events = tuned(plan, results, recorder)
         try:
             with progress(console, plan.budget, quiet=quiet) as shown:
                 for event in events:
@@ -61,36 +64,51 @@ def tune(wish: Wish, console: Console, *, quiet: bool = False) -> dict[str, Any]
                     finished = event if isinstance(event, Finished) else None
         except KeyboardInterrupt:
             events.close()
+            _write_timeline(recorder, plan, url)
             _write_table(results, machine, known, url)
             print(f"perfsuite: stopped; everything measured is kept in {_shown(url)}.", file=sys.stderr)
             print(f"perfsuite: the same command goes on from there: {_command()}", file=sys.stderr)
             raise SystemExit(130) from None
+        _write_timeline(recorder, plan, url)
         table = _write_table(results, machine, known, url)
     assert finished is not None
     if not quiet:
         _say(finished, len(table.entries), url, console)
-    return {**asdict(finished), "database": _shown(url), "table": str(places.table_path(machine, url))}
+    summary = {**asdict(finished), "complete": finished.complete}
+    return {**summary, "database": _shown(url), "table": str(places.table_path(machine, url))}
 
 
 def _say(finished: Finished, winners: int, url: str, console: Console) -> None:
-    console.print(
+    option = "" if url == places.database_url() else f" --db {_shown(url)}"
+    lines = [
         f"{units.several(finished.trials_new, 'new trial')}, {finished.trials_known} known, {finished.failed} failed, "
         f"{units.several(finished.races, 'race')} in {units.duration(finished.seconds)}; "
         f"{units.several(winners, 'winner')} known.",
-        highlight=False,
-        markup=False,
-    )
+    ]
+    if finished.trials_new:
+        lines.append(spending(finished))
     if not finished.complete:
-        console.print(
-            f"The budget ended before the search did; the same command goes on: {_command()}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    option = "" if url == places.database_url() else f" --db {_shown(url)}"
-    console.print(
-        f"Next: perfsuite best{option}, perfsuite report{option}", highlight=False, markup=False, soft_wrap=True
-    )
+        lines.append(f"The budget ended before the search did; the same command goes on: {_command()}")
+    lines.append(f"Next: perfsuite best{option}, perfsuite report{option}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def spending(finished: Finished) -> str:
+    """Where the time went, and what it was enough for."""
+    budget = "No budget" if finished.budget is None else f"{units.duration(finished.budget)} budget"
+    said = {"probes": "ceilings", "survey": "survey", "search": "search", "race": "races"}
+    said |= {"wait": "waiting for builds", "turn": "waiting for another process"}
+    parts = [f"{word} {units.duration(s)}" for what, word in said.items() if (s := finished.spent[what]) >= 0.5]
+    built = f"builds beside these {units.duration(finished.spent['build'])}"
+    done = finished.searched + finished.shortened
+    whole = done + finished.left
+    counts = [f"{done} of {units.several(whole, 'workload')} searched"]
+    counts += [f"{finished.shortened} of them in part"] * bool(finished.shortened)
+    counts += [f"{finished.left} left"] * bool(finished.left)
+    counts += [f"{units.several(finished.probes_left, 'ceiling')} left"] * bool(finished.probes_left)
+    parts.append(f"the rest {units.duration(finished.spent['rest'])}")
+    return f"{budget}: {', '.join(parts)}; {built}; {', '.join(counts)}."
 
 
 def _command() -> str:
@@ -99,6 +117,17 @@ def _command() -> str:
 
 def _shown(url: str) -> str:
     return url.removeprefix("sqlite:///")
+
+
+def _write_timeline(recorder: Recorder, plan: Plan, url: str) -> None:
+    """Keep how the time was spent; a run that found everything known leaves the last one that worked."""
+    if recorder.spans:
+        recorder.timeline(plan.policy, plan.budget).save(places.timeline_path(plan.machine, url))
+
+
+def _timeline(machine: Machine, url: str) -> Timeline | None:
+    path = places.timeline_path(machine, url)
+    return Timeline.load(path) if path.exists() else None
 
 
 def _write_table(results: Results, machine: Machine, known: registry.Registry, url: str) -> Table:
@@ -159,6 +188,8 @@ def report(out: Path | None, words: str, threads: int, db: str | None) -> Path:
         refusals=refusals,
         defaults=known.defaults,
         uncontrolled=doctor.uncontrolled(machine),
+        searches=leaderboard.load(places.score_path()),
+        timeline=_timeline(machine, url),
     )
     return pages.write(evidence, out or places.folder(machine, url) / "report")
 

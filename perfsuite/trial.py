@@ -23,6 +23,7 @@ class Disturbance(StrEnum):
     STEAL = "steal"
     SWITCHES = "switches"
     FAULTS = "faults"
+    CLOCK = "clock"
     UNSTEADY = "unsteady"
     STALLED = "stalled"
 
@@ -31,6 +32,7 @@ REMEDIES: dict[Disturbance, str] = {
     Disturbance.STEAL: "the hypervisor lent the core to another guest: use a quieter or dedicated host",
     Disturbance.SWITCHES: "other processes ran on the timed core: close them, or give perfsuite a free core (taskset)",
     Disturbance.FAULTS: "pages were mapped while timing: the kernel allocates; compare it under `--policy fresh`",
+    Disturbance.CLOCK: "the core ran slower for a while: fix the clock, or stop what shares the core",
     Disturbance.UNSTEADY: "times did not settle: set the frequency governor to performance and fix turbo",
     Disturbance.STALLED: "a thread waited long at a barrier: leave a core free (--threads) or stop other processes",
 }
@@ -55,11 +57,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All samples, each the seconds of one call (a mean over `calls` calls where one is too short for the clock)."""
+    """All samples, each the seconds of one call (a mean over `calls` calls where one is too short for the clock).
+
+    `disturbed` are samples that were taken again: kept, and in no statistic. In a race the samples come in blocks, one
+    from each of `processes` processes in turn.
+    """
 
     samples: tuple[float, ...]
     calls: int = 1
     warnings: tuple[Disturbance, ...] = ()
+    processes: int = 1
+    disturbed: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.samples or min(self.samples) <= 0.0:
@@ -80,6 +88,12 @@ class Measurement:
             return 0.0
         low, _, high = statistics.quantiles(self.samples, n=4)
         return (high - low) / self.median
+
+    def to_json(self) -> dict[str, Any]:
+        """Fields that came later are left out at their defaults, so that older trials keep their ids."""
+        data = {"samples": self.samples, "calls": self.calls, "warnings": self.warnings}
+        later = {"processes": (self.processes, 1), "disturbed": (self.disturbed, ())}
+        return {**data, **{name: value for name, (value, usual) in later.items() if value != usual}}
 
 
 @dataclass(frozen=True)
@@ -130,7 +144,7 @@ class Trial:
             "config": self.config.to_json(),
             "policy": self.policy.to_json(),
             "digest": self.digest,
-            "outcome": {"ok": self.measurement is not None, **asdict(self.outcome)},
+            "outcome": outcome_to_json(self.outcome),
             "created": self.created,
             "stage": self.stage,
             "race": self.race,
@@ -149,8 +163,20 @@ class Trial:
         return cls(**fields)
 
 
+def outcome_to_json(outcome: Measurement | Failure) -> dict[str, Any]:
+    if isinstance(outcome, Measurement):
+        return {"ok": True, **outcome.to_json()}
+    return {"ok": False, **asdict(outcome)}
+
+
 def outcome_from_json(data: Mapping[str, Any]) -> Measurement | Failure:
     if not data["ok"]:
         return Failure(FailureKind(data["kind"]), data["reason"])
     warnings = tuple(Disturbance(w) for w in data.get("warnings", ()))
-    return Measurement(tuple(data["samples"]), int(data.get("calls", 1)), warnings)
+    return Measurement(
+        tuple(data["samples"]),
+        int(data.get("calls", 1)),
+        warnings,
+        int(data.get("processes", 1)),
+        tuple(data.get("disturbed", ())),
+    )

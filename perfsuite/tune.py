@@ -1,50 +1,50 @@
-"""THE MAIN PATH: discover, search, build, check, measure, race, store. `tune` yields what happens as it happens."""
+"""THE MAIN PATH: discover, search, build, check, measure, race, store. `tune` yields what happens as it happens.
+
+Ceilings come first, then the default kernel of every workload once, then the searches, those with most to gain first.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
 import math
-import subprocess
-import time
-from collections import deque
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 
-from perfsuite import detect, race, search
-from perfsuite.events import Event, Finished, Raced, Started, Tried
-from perfsuite.kernel import Config, Kernel
-from perfsuite.op import Workload
-from perfsuite.plan import PROBES, Plan
-from perfsuite.race import BLOCK
+from perfsuite import budget, detect
+from perfsuite.budget import Costs
+from perfsuite.builds import Builds
+from perfsuite.events import Entered, Event, Finished, Raced, Started
+from perfsuite.knowledge import Knowledge
+from perfsuite.plan import Plan
+from perfsuite.racing import Racers
 from perfsuite.registry import Job
 from perfsuite.results import Results
-from perfsuite.roofline import Ceilings
-from perfsuite.trial import Measurement, Trial
-from perfsuite.worker import Attempt, Candidate, Worker, WorkerDied, alone
+from perfsuite.searching import Searches, digest
+from perfsuite.timeline import BUILD, Recorder
+from perfsuite.trial import Failure, Trial
+from perfsuite.worker import Attempt, Candidate, Worker, WorkerDied
 
 # A candidate within this factor of the fastest of the search may win the race.
 _FINALIST = 1.15
 _MOST_FINALISTS = 6
-# The share of a workload's budget that is kept for its race.
-_RACE_SHARE = 0.25
+# Trials of each kernel on a probe: others wait for the ceilings.
+_PROBE_TRIALS = 3
+# Workloads whose first configs are built ahead.
+_AHEAD = 8
+# Seconds at the end of a budget for the last step's delay and for the table, at most this share of it.
+_MARGIN, _MARGIN_SHARE = 6.0, 0.1
 
 
-def tune(plan: Plan, results: Results) -> Generator[Event, None, None]:
-    """Carry out the plan. Closing the generator (Ctrl-C) stops the workers; every trial made is stored already."""
-    known = results.trials(plan.machine, policy=plan.policy)
-    plan = plan.with_ceilings(known)
+def tune(plan: Plan, results: Results, recorder: Recorder | None = None) -> Generator[Event, None, None]:
+    """Carry out the plan. Closing the generator (Ctrl-C) stops the workers; every trial made is stored already.
+
+    The budget counts from the recorder's start.
+    """
     jobs, refusals = plan.sifted()
-    run = _Run(plan, results, known)
+    run = _Run(plan, Knowledge(plan, results), recorder or Recorder())
     yield Started(len(jobs), sum(_trials(plan, job) for job in jobs), refusals)
     try:
-        for left, job in zip(range(len(jobs), 0, -1), jobs):
-            if run.out_of_budget():
-                break
-            yield from run.job(job, left)
+        yield from run.everything(jobs)
     finally:
         run.close()
     yield run.finished(len(refusals))
@@ -54,209 +54,173 @@ def _trials(plan: Plan, job: Job) -> int:
     return sum(min(plan.effort.trials, len(kernel.space(job.workload, plan.machine))) for kernel in job.kernels)
 
 
-@dataclass
-class _Search:
-    """One kernel's search on one workload: the config it asks about, and the best it has seen."""
-
-    kernel: Kernel
-    steps: search.Search
-    left: int
-    config: Config | None = None
-    built: Future[Attempt | None] | None = None
-
-    def advance(self, cost: float | None = None) -> None:
-        """Tell the cost of the last config and take the next; None when the search or its trials are used up."""
-        self.left -= cost is not None
-        try:
-            self.config = next(self.steps) if cost is None else self.steps.send(cost)
-        except StopIteration:
-            self.config = None
-        if self.left <= 0:
-            self.config = None
-
-
-@dataclass
 class _Run:
     """The state of one tuning: the workers, what is known, and the sums."""
 
-    plan: Plan
-    results: Results
-    known: list[Trial]
-    start: float = field(default_factory=time.monotonic)
-    new: int = 0
-    repeated: int = 0
-    failed: int = 0
-    races: int = 0
-
-    def __post_init__(self) -> None:
-        plan = self.plan
+    def __init__(self, plan: Plan, knowledge: Knowledge, recorder: Recorder) -> None:
+        self.plan, self.knowledge, self.recorder = plan, knowledge, recorder
+        self.costs = Costs(lambda workload: plan.registry.ops[workload.op].traffic(workload))
+        self.sums: Counter[str] = Counter()
+        self.deadline = math.inf
+        if plan.budget is not None:
+            self.deadline = plan.budget - min(_MARGIN, _MARGIN_SHARE * plan.budget)
         cores = detect.allowed_cores()
         threads = plan.policy.threads
         timed, free = cores[len(cores) - threads :], cores[: len(cores) - threads]
-        self.bench = Worker(timed, threads)
+        self.racers = Racers(timed, threads)
         # Builds run on cores that the timed kernel leaves free; with none left, or on a GPU, they take turns with it.
-        self.builder = Worker(free, 1) if free and plan.policy.device == "cpu" else None
-        self.pool = ThreadPoolExecutor(1)
-        self.costs = {_key(t): t for t in self.known if t.stage == "search"}
-        self.ceilings = self._ceilings()
+        builder = Worker(free, 1) if free and plan.policy.device == "cpu" else None
+        self.builds = Builds(builder, plan.policy, recorder)
+        bench = self.racers.workers[0]
+        self.searches = Searches(plan, knowledge, bench, self.builds, recorder, self.costs)
+        self._see_ceilings()
 
-    def _ceilings(self) -> Ceilings:
-        ceilings = Ceilings.of(self.known, self.plan.registry.ops, self.plan.policy)
-        capacities = [level.capacity for level in ceilings.levels if level.capacity is not None]
-        self.bench.cache_bytes = max(capacities, default=self.bench.cache_bytes)
-        return ceilings
+    def _see_ceilings(self) -> None:
+        self.knowledge.see_ceilings()
+        levels = self.knowledge.ceilings.levels
+        capacities = [level.capacity for level in levels if level.capacity is not None]
+        for worker in self.racers.workers:
+            worker.cache_bytes = max(capacities, default=worker.cache_bytes)
 
     def close(self) -> None:
-        for worker in (self.bench, self.builder):
-            if worker is not None:
-                worker.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.racers.close()
+        self.builds.close()
 
-    def out_of_budget(self) -> bool:
-        return self.plan.budget is not None and time.monotonic() - self.start > self.plan.budget
+    @property
+    def remaining(self) -> float:
+        """Seconds of the budget."""
+        return self.deadline - self.recorder.now
 
-    def finished(self, refused: int) -> Finished:
-        seconds = time.monotonic() - self.start
-        return Finished(
-            self.new, self.repeated, self.failed, refused, self.races, seconds, complete=not self.out_of_budget()
-        )
+    def everything(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        """Ceilings, survey, searches, and what the first pass over the ceilings left."""
+        probes = self.plan.missing_ceilings(self.knowledge.trials)
+        yield from self._probes(probes, self.recorder.now + budget.PROBING * self.remaining)
+        yield from self._survey([job for job in jobs if not self.plan.is_probe(job.workload)])
+        yield from self._search(jobs)
+        yield from self._probes(self.plan.missing_ceilings(self.knowledge.trials), self.deadline)
+        self.sums["probes_left"] = len(self.plan.missing_ceilings(self.knowledge.trials))
 
-    def job(self, job: Job, left: int) -> Iterator[Event]:
-        """Search every kernel of one workload in turn, then race the finalists."""
-        remaining = math.inf if self.plan.budget is None else self.plan.budget - (time.monotonic() - self.start)
-        deadline = time.monotonic() + (1.0 - _RACE_SHARE) * remaining / left
-        trials: list[Trial] = []
-        for event, trial in self._searches(job, deadline):
-            trials.append(trial)
-            yield event
-        good = [t for t in trials if t.measurement is not None]
-        if good:
-            yield self._race(job, good)
-        if self.plan.registry.ops[job.workload.op].family == PROBES:
-            self.ceilings = self._ceilings()
+    def _probes(self, probes: Sequence[Job], deadline: float) -> Iterator[Event]:
+        """A few trials of every kernel on the probes, in an order that may be cut anywhere.
 
-    def _searches(self, job: Job, deadline: float) -> Iterator[tuple[Tried, Trial]]:
-        plan = self.plan
-        strategy = search.STRATEGIES[plan.strategy]
-        queue: deque[_Search] = deque()
-        for kernel in job.kernels:
-            steps = strategy(kernel.space(job.workload, plan.machine), _seed(job.workload, kernel))
-            queue.append(_Search(kernel, steps, plan.effort.trials))
-            queue[-1].advance()
-        op = plan.registry.ops[job.workload.op]
-        # While the ceilings themselves are measured, a share of them means nothing.
-        ideal = None if op.family == PROBES else self.ceilings.ideal_seconds(op, job.workload)
-        best, default, of = math.inf, math.inf, _trials(plan, job)
-        made = 0
-        while queue:
-            for waiting in queue:
-                self._build_ahead(job.workload, waiting)
-            now = _ready(queue)
-            if now.config is None:
-                continue
-            trial, known = self._trial(job.workload, now)
-            made += 1
-            best = min(best, trial.seconds)
-            default = min(default, trial.seconds) if now.kernel.default else default
-            at = min(made, of)
-            yield (
-                Tried(trial.workload, now.kernel, trial.config, trial.outcome, known, at, of, best, default, ideal),
-                trial,
-            )
-            now.advance(trial.seconds)
-            if now.config is not None and time.monotonic() < deadline:
-                queue.append(now)
-
-    def _build_ahead(self, workload: Workload, waiting: _Search) -> None:
-        """Have the builder make the config that a search waits for, unless it is known or needs no compiler."""
-        if self.builder is None or waiting.config is None or waiting.built is not None or waiting.kernel.default:
+        Only probes are built meanwhile: what else a builder runs takes bandwidth that the ceilings must show.
+        """
+        if not probes or deadline <= self.recorder.now:
             return
-        candidate = Candidate(workload, waiting.kernel, waiting.config)
-        if (str(workload), str(waiting.kernel), waiting.kernel.digest, waiting.config) not in self.costs:
-            waiting.built = self.pool.submit(self.builder.build, candidate, self.plan.policy)
+        yield Entered("probes", len(probes))
+        jobs = {job.workload: job for job in probes}
+        order = [jobs[workload] for workload in budget.spread(list(jobs), self.plan.registry.ops)]
+        for at, job in enumerate(order):
+            self.searches.ahead(order[at + 1 : at + 1 + _AHEAD])
+            yield from self._counted("probes", job, min(_PROBE_TRIALS, self.plan.effort.trials), deadline)
+        self._see_ceilings()
 
-    def _trial(self, workload: Workload, now: _Search) -> tuple[Trial, bool]:
-        """The trial of the config that the search asks about: a known one, or one made and stored now."""
-        assert now.config is not None
-        candidate = Candidate(workload, now.kernel, now.config)
-        known = self.costs.get((str(workload), str(now.kernel), now.kernel.digest, now.config))
-        if known is not None:
-            self.repeated += 1
-            return known, True
-        attempt = now.built.result() if now.built is not None else None
-        now.built = None
-        if attempt is None:
-            op = self.plan.registry.ops[workload.op]
-            least = self.ceilings.least_seconds(op, workload) if op.family != PROBES else None
-            with alone():
-                attempt = self.bench.measure(candidate, self.plan.policy, self.plan.effort.seconds, least or 0.0)
-        trial = self._stored(candidate, attempt, "search", "")
-        self.costs[_key(trial)] = trial
-        self.failed += trial.failure is not None
-        return trial, False
+    def _survey(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        """The default kernel of every workload that nothing is known of, the least traffic first."""
+        ops = self.plan.registry.ops
+        unknown = [job for job in jobs if not self.knowledge.of(job.workload, *job.kernels)]
+        if not unknown:
+            return
+        yield Entered("survey", len(unknown))
+        self.searches.ahead(self._ordered(jobs))
+        deadline = self.recorder.now + budget.SURVEYING * self.remaining
+        for job in sorted(unknown, key=lambda job: ops[job.workload.op].traffic(job.workload)):
+            yield from self._counted("survey", Job(job.workload, job.kernels[:1]), 1, deadline)
 
-    def _stored(self, candidate: Candidate, attempt: Attempt, stage: str, race_id: str) -> Trial:
-        trial = Trial(
-            self.plan.machine,
-            candidate.workload,
-            str(candidate.kernel),
-            candidate.config,
-            self.plan.policy,
-            candidate.kernel.digest,
-            attempt.outcome,
-            created=time.time(),
-            stage=stage,
-            race=race_id,
-            build_seconds=attempt.build_seconds,
-            commit=git_commit(),
-        )
-        self.results.add(trial)
-        self.known.append(trial)
-        self.new += 1
-        return trial
+    def _ordered(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those with most to gain first."""
+        gains = self.knowledge.gains(jobs)
+        return sorted(jobs, key=lambda job: -gains[job.workload])
 
-    def _race(self, job: Job, trials: Sequence[Trial]) -> Raced:
-        """Race the finalists unless the very same race is known; its trials are stored together."""
-        entrants = finalists(trials, self.plan.registry.defaults)
-        race_id = _digest([f"{t.kernel} {t.digest} {t.config}" for t in entrants] + [str(self.plan.effort.rounds)])
-        if any(t.race == race_id and t.workload == job.workload for t in self.known):
-            self.repeated += len(entrants)
-            return Raced(job.workload, len(entrants), known=True)
-        candidates = [Candidate(t.workload, self.plan.registry.kernels[t.kernel], t.config) for t in entrants]
+    def _search(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        """Every kernel of every workload within its share of what remains, and the races."""
+        yield Entered("search", len(jobs))
+        gains, order = self.knowledge.gains(jobs), self._ordered(jobs)
+        others = sum(gains.values())
+        for at, job in enumerate(order):
+            self.searches.ahead(order[at + 1 : at + 1 + _AHEAD])
+            gain = gains[job.workload]
+            others = max(0.0, others - gain)
+            self.costs.builds = [span.seconds for span in self.recorder.spans if span.lane == BUILD]
+            least = self.costs.least(job.workload, len(job.kernels), self.plan.effort.race_seconds)
+            yield from self._job(job, budget.share(gain, others, self.remaining, least))
+
+    def _job(self, job: Job, share: float) -> Iterator[Event]:
+        """Search every kernel of one workload, then race the finalists; nothing new begins for a share of 0 s."""
+        race = self.costs.race(job.workload, self.plan.effort.race_seconds)
+        # Every kernel gets a trial, whatever the share, as long as there is time for the race.
+        latest = self.deadline - race if share > 0.0 else 0.0
+        until = self.recorder.now + share - race
+        whole = yield from self._counted("search", job, self.plan.effort.trials, until, latest)
+        good = [t for t in self.knowledge.of(job.workload, *job.kernels) if t.measurement is not None]
+        # A race of the surveyed default alone would take the time of the next workload and decide nothing.
+        raced = self._race(job, good, whole or (share > 0.0 and len(good) > 1)) if good else None
+        if raced is not None:
+            yield raced
+        elif good or not whole:
+            self.sums["left"] += 1
+            return
+        self.sums["searched" if whole else "shortened"] += 1
+
+    def _counted(
+        self, stage: str, job: Job, most: int, deadline: float, latest: float = 0.0
+    ) -> Generator[Event, None, bool]:
+        """`Searches.tried`, its trials counted; whether all were made."""
+        tried = self.searches.tried(stage, job, most, deadline, latest)
+        while True:
+            try:
+                event = next(tried)
+            except StopIteration as end:
+                return bool(end.value)
+            self.sums["known" if event.known else "new"] += 1
+            self.sums["failed"] += not event.known and isinstance(event.outcome, Failure)
+            yield event
+
+    def _race(self, job: Job, trials: Sequence[Trial], begin: bool) -> Raced | None:
+        """Race the finalists unless the very same race is known; its trials are stored together.
+
+        None where it is not known and not to `begin`, or would not end within the budget.
+        """
+        plan, workload = self.plan, job.workload
+        entrants = finalists(trials, plan.registry.defaults)
+        race = digest([f"{t.kernel} {t.digest} {t.config}" for t in entrants] + [str(plan.effort.rounds)])
+        if self.knowledge.raced(workload, race):
+            self.sums["known"] += len(entrants)
+            return Raced(workload, len(entrants), known=True)
+        seconds = min(plan.effort.race_seconds, self.remaining)
+        if not begin or self.costs.race(workload, seconds) > self.remaining:
+            return None
+        candidates = [Candidate(workload, plan.registry.kernels[t.kernel], t.config) for t in entrants]
         try:
-            with alone():
-                samples = run_race(self.bench, candidates, self.plan)
+            with self.searches.measuring("race", workload):
+                start = self.recorder.now
+                measured = self.racers.race(candidates, plan.policy, replace(plan.effort, race_seconds=seconds))
         except WorkerDied:
             # It worked a moment ago; the next run races again.
-            return Raced(job.workload, 0, known=False)
-        for candidate, times in zip(candidates, samples):
-            self._stored(candidate, Attempt(Measurement(tuple(times))), "race", race_id)
-        self.races += 1
-        return Raced(job.workload, len(entrants), known=False)
+            return None
+        self.costs.raced(workload, seconds, self.recorder.now - start)
+        for candidate, measurement in zip(candidates, measured):
+            self.searches.store(candidate, Attempt(measurement), "race", race)
+        self.sums["races"] += 1
+        self.sums["new"] += len(entrants)
+        return Raced(workload, len(entrants), known=False)
 
-
-def _ready(queue: deque[_Search]) -> _Search:
-    """The first search whose config is built, else the first; taken out of the queue."""
-    at = next((i for i, s in enumerate(queue) if s.built is None or s.built.done()), 0)
-    now = queue[at]
-    del queue[at]
-    return now
-
-
-def run_race(bench: Worker, candidates: Sequence[Candidate], plan: Plan) -> race.Samples:
-    """Drive a race on a worker, for the effort's rounds or seconds, whichever is used up first."""
-    deadline = time.monotonic() + plan.effort.race_seconds
-    steps = race.race(len(candidates), plan.effort.rounds)
-    active = next(steps)
-    seed = 0
-    while True:
-        seed += 1
-        block = bench.race([candidates[at] for at in active], plan.policy, BLOCK, seed)
-        try:
-            active = steps.send((block, time.monotonic() > deadline))
-        except StopIteration as end:
-            samples: race.Samples = end.value
-            return samples
+    def finished(self, refused: int) -> Finished:
+        timeline, sums = self.recorder.timeline(self.plan.policy, self.plan.budget), self.sums
+        return Finished(
+            trials_new=sums["new"],
+            trials_known=sums["known"],
+            failed=sums["failed"],
+            refused=refused,
+            races=sums["races"],
+            seconds=timeline.seconds,
+            budget=self.plan.budget,
+            searched=sums["searched"],
+            shortened=sums["shortened"],
+            left=sums["left"],
+            probes_left=sums["probes_left"],
+            spent=timeline.spent,
+        )
 
 
 def finalists(trials: Sequence[Trial], defaults: frozenset[str]) -> list[Trial]:
@@ -272,28 +236,3 @@ def finalists(trials: Sequence[Trial], defaults: frozenset[str]) -> list[Trial]:
         if first and (trial.kernel in defaults or trial.kernel.endswith("/inductor")):
             chosen.append(trial)
     return chosen
-
-
-def _key(trial: Trial) -> tuple[str, str, str, Config]:
-    return str(trial.workload), trial.kernel, trial.digest, trial.config
-
-
-def _seed(workload: Workload, kernel: Kernel) -> int:
-    """The same seed in every run, so that a resumed search asks the same questions and finds the answers known."""
-    return int(_digest([str(workload), str(kernel)])[:8], 16)
-
-
-def _digest(words: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
-
-
-@functools.cache
-def git_commit() -> str:
-    """The commit of the checkout that perfsuite runs from, with + when it has changes; empty outside one."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return ""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    return ""

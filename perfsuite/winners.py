@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from perfsuite.kernel import Config
 from perfsuite.machine import Machine
 from perfsuite.op import Workload
 from perfsuite.policy import Policy
@@ -35,9 +36,9 @@ def decide(machine: Machine, trials: Iterable[Trial], digests: Mapping[str, str]
 def _entry(race: Sequence[Trial], defaults: frozenset[str]) -> Entry:
     """The winner: the first, in the order of preference, of those that the race cannot tell from the fastest.
 
-    The default comes first, then fewer config values, then names: a tuned kernel replaces the default only if FASTER.
+    The default comes first, then fewer resources, then names: a tuned kernel replaces the default only if FASTER.
     """
-    ordered = sorted(race, key=lambda t: (t.kernel not in defaults, len(t.config.values), t.kernel, str(t.config)))
+    ordered = sorted(race, key=lambda t: (t.kernel not in defaults, _resources(t.config), t.kernel, str(t.config)))
     # Who left the race before its end was SLOWER than the leader, which is what its few samples stand for.
     rounds = max(len(_samples(t)) for t in ordered)
     stayed = [t for t in ordered if len(_samples(t)) == rounds]
@@ -62,12 +63,19 @@ def _entry(race: Sequence[Trial], defaults: frozenset[str]) -> Entry:
     )
 
 
+def _resources(config: Config) -> tuple[int, float]:
+    """How much a config asks for: how many things are tuned, and the sum of the numbers (unrolling, warps, blocks)."""
+    numbers = [value for _, value in config.values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    return len(config.values), float(sum(numbers))
+
+
 def _samples(trial: Trial) -> tuple[float, ...]:
     return trial.measurement.samples if trial.measurement else ()
 
 
 def _against(trial: Trial, other: Trial) -> Verdict:
-    return verdict(_samples(trial), _samples(other))
+    processes = trial.measurement.processes if trial.measurement else 1
+    return verdict(_samples(trial), _samples(other), processes=processes)
 
 
 def _tied(trial: Trial, fastest: Trial) -> bool:

@@ -24,7 +24,7 @@ import platformdirs
 from perfsuite.kernel import Config, Kernel
 from perfsuite.op import Workload
 from perfsuite.policy import Policy
-from perfsuite.trial import Failure, FailureKind, Measurement, outcome_from_json
+from perfsuite.trial import Disturbance, Failure, FailureKind, Measurement, outcome_from_json
 
 # Seconds that each stage may take before the child is killed; $PERFSUITE_LIMIT_CHECK and the like change them. The
 # first torch.compile of a process needs 20 s.
@@ -56,6 +56,36 @@ class Attempt:
     build_seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Heat:
+    """Who races, and under which policy; the id tells a worker that it has them built already."""
+
+    id: str
+    candidates: tuple[Candidate, ...]
+    policy: Policy
+
+    def to_json(self) -> dict[str, Any]:
+        candidates = [candidate.to_json() for candidate in self.candidates]
+        return {"race": self.id, "candidates": candidates, "policy": self.policy.to_json()}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One sample of a race in seconds, those that were taken again before it, and what disturbed them."""
+
+    sample: float
+    again: tuple[float, ...] = ()
+    marks: tuple[Disturbance, ...] = ()
+
+
+@dataclass(frozen=True)
+class Block:
+    """For each active candidate what it did in each round, and how long it all took, building apart."""
+
+    taken: tuple[tuple[Taken, ...], ...]
+    seconds: float
+
+
 class WorkerDied(Exception):
     """The child ended or was killed; carries the failure that this is."""
 
@@ -84,10 +114,11 @@ class Worker:
     _errors: IO[bytes] | None = None
     _read: bytes = b""
 
-    def build(self, candidate: Candidate, policy: Policy) -> Attempt | None:
-        """Build, to fill the compilers' caches; None when it went well."""
+    def build(self, candidate: Candidate, policy: Policy, longest: float = 1e9) -> Attempt | None:
+        """Build, to fill the compilers' caches; None when it went well and a call takes no more than `longest` s."""
+        request = {"do": "build", **candidate.to_json(), "policy": policy.to_json()}
         try:
-            answer = self._ask({"do": "build", **candidate.to_json(), "policy": policy.to_json()})
+            answer = self._ask({**request, "longest": longest})
         except WorkerDied as died:
             return Attempt(died.failure)
         return _attempt(answer) if "outcome" in answer else None
@@ -100,13 +131,16 @@ class Worker:
         except WorkerDied as died:
             return Attempt(died.failure)
 
-    def race(self, candidates: Sequence[Candidate], policy: Policy, rounds: int, seed: int) -> list[list[float]]:
-        """Interleaved rounds in random order: for each candidate one sample per round. Raises WorkerDied."""
-        request = {"do": "race", "candidates": [c.to_json() for c in candidates], "policy": policy.to_json()}
-        answer = self._ask({**request, "rounds": rounds, "seed": seed})
+    def race(self, heat: Heat, active: Sequence[int], rounds: int, seed: int) -> Block:
+        """Interleaved rounds in random order among the active candidates. Raises WorkerDied."""
+        answer = self._ask({"do": "race", **heat.to_json(), "active": list(active), "rounds": rounds, "seed": seed})
         if "outcome" in answer:
             raise WorkerDied(_failed(answer["outcome"]))
-        return [list(map(float, samples)) for samples in answer["samples"]]
+        rows = [
+            tuple(Taken(float(sample), tuple(again), tuple(map(Disturbance, marks))) for sample, again, marks in row)
+            for row in answer["taken"]
+        ]
+        return Block(tuple(rows), float(answer["seconds"]))
 
     def close(self) -> None:
         """Kill the child at once; it holds nothing that could be lost."""

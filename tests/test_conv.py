@@ -171,6 +171,12 @@ def test_mbconv_refuses_what_it_cannot_run() -> None:
         assert reason in (kernel.supports(Workload.parse(text), machine) or "")
 
 
+def test_mbconv_has_a_space_worth_searching() -> None:
+    op, kernel, _ = mbconv()
+    for workload in (w for w in op.workloads if not w.test and kernel.supports(w, MACHINE) is None):
+        assert len(kernel.space(workload, MACHINE)) >= 100, workload
+
+
 WIDE = Workload.parse("mbconv[n=1,c=24,h=13,w=9,m=40,k=3,bf16]")
 
 
@@ -194,6 +200,20 @@ def test_mbconv_does_not_depend_on_threads() -> None:
             assert torch.equal(answers[0], answers[2])
     finally:
         torch.set_num_threads(before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), n=st.integers(1, 2), c=st.integers(1, 70), h=st.integers(1, 9), w=st.integers(1, 9))
+def test_mbconv_is_right_for_any_sizes_and_config(data: st.DataObject, n: int, c: int, h: int, w: int) -> None:
+    """Sizes that fill no register, tile or chunk, with any config of their space."""
+    op, kernel, build = mbconv()
+    m, k = data.draw(st.integers(1, 140), "m"), data.draw(st.sampled_from([3, 5]), "k")
+    dtype = data.draw(st.sampled_from(["f32", "bf16"]), "dtype")
+    workload = Workload.parse(f"mbconv[n={n},c={c},h={h},w={w},m={m},k={k},{dtype}]")
+    config = data.draw(st.sampled_from(kernel.space(workload, MACHINE).configs), "config")
+    inputs = op.make_inputs(workload, 7)
+    answer = build(workload, config)(inputs, op.make_outputs(workload))
+    assert check.wrong(op, workload, answer, op.expected(inputs, workload)) is None
 
 
 def test_mbconv_engines_leave_each_other_alone() -> None:

@@ -138,7 +138,7 @@ def test_fresh_outputs_are_new_in_every_call(device: Device) -> None:
 def test_a_race_refills_the_cache_before_a_warm_sample_only(device: Device) -> None:
     for cache, calls in (("warm", 2), ("cold", 1)):
         seen: list[int] = []
-        cuda.Timer(kernel(device, seen=seen), sets(), Policy(cache=cache, device="cuda")).after_others()
+        cuda.Timer(kernel(device, seen=seen), sets(), Policy(cache=cache, device="cuda")).in_race()
         assert len(seen) == calls
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import perfsuite
 from perfsuite import detect, places, registry
@@ -122,6 +125,62 @@ def test_wrong_calls_say_what_to_do() -> None:
         softmax(torch.ones(3, 3, requires_grad=True))
     with pytest.raises(ValueError, match="'softmux' is not an op"):
         perfsuite.fastest("softmux")
+
+
+def test_what_was_decided_once_is_checked_again() -> None:
+    """A call that fits leaves no way in for one that does not: in shape, dtype, place or number."""
+    softmax = perfsuite.fastest("softmax", table=table(entry(SHAPE, other())))
+    x, out = torch.randn(6, 70), torch.empty(6, 70)
+    assert softmax(x, out=out) is out
+    assert torch.equal(softmax(x), out)
+    for wrong, what in (
+        (torch.empty(6, 71), r"out is \(6, 71\) torch.float32 on cpu, expected \(6, 70\)"),
+        (torch.empty(2, 3, 70), r"out is \(2, 3, 70\)"),
+        (torch.empty(6, 70, dtype=torch.bfloat16), "torch.bfloat16 on cpu, expected"),
+        (torch.empty(6, 70, device="meta"), "torch.float32 on meta, expected .* on cpu"),
+        ([], "out has 0 tensors, expected 1"),
+        ([out, out], "out has 2 tensors, expected 1"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            softmax(x, out=wrong)
+    with pytest.raises(ValueError, match="takes 1 tensors"):
+        softmax(x, out)
+    with pytest.raises(RuntimeError, match="not differentiated"):
+        softmax(x.clone().requires_grad_(), out=out)
+    with torch.no_grad():
+        assert softmax(x.clone().requires_grad_(), out=out) is out
+
+
+def test_every_input_has_the_dtype_and_the_device_of_the_op() -> None:
+    rms_norm = perfsuite.fastest("rms_norm", table=table())
+    x = torch.randn(6, 70)
+    with pytest.raises(ValueError, match=r"weight is torch.bfloat16 on cpu, expected torch.float32 on cpu"):
+        rms_norm(x, torch.ones(70, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match=r"weight is torch.float32 on meta, expected torch.float32 on cpu"):
+        rms_norm(x, torch.ones(70, device="meta"))
+
+
+@pytest.mark.parametrize("kernel", ["softmax/eager", "native"])
+@settings(max_examples=40, deadline=None)
+@given(
+    lead=st.lists(st.integers(1, 3), max_size=3),
+    cols=st.sampled_from([1, 8, 70]),
+    out=st.sampled_from(["none", "fits", "strided", "list"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_any_shape_into_any_output(kernel: str, lead: list[int], cols: int, out: str, dtype: torch.dtype) -> None:
+    """Calls of one dispatcher in any order, also into outputs that the kernel cannot write itself."""
+    rows = math.prod(lead)
+    name = other() if kernel == "native" else kernel
+    short = "f32" if dtype == torch.float32 else "bf16"
+    softmax = perfsuite.fastest("softmax", table=table(entry(f"softmax[rows={rows},cols={cols},{short}]", name)))
+    for _ in range(2):
+        x = torch.randn(*lead, cols).to(dtype)
+        y = torch.empty(*lead, 2 * cols, dtype=dtype)[..., ::2] if out == "strided" else torch.empty_like(x)
+        answer = softmax(x) if out == "none" else softmax(x, out=[y] if out == "list" else y)
+        assert (answer is y) == (out != "none")
+        tolerance = 1e-6 if dtype == torch.float32 else 4e-3
+        torch.testing.assert_close(answer.double(), torch.softmax(x.double(), -1), rtol=0, atol=tolerance)
 
 
 def test_the_machines_own_table_is_found() -> None:

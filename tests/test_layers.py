@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    ("op", "kernel", "units"),
-    ("machine", "policy", "trial", "stats", "roofline"),
+    ("op", "kernel", "units", "terminal"),
+    ("machine", "policy", "trial", "stats", "roofline", "budget", "timeline"),
     ("toolchain", "check", "measure", "search", "peers"),
     ("detect", "gpus", "places"),
     (
@@ -23,12 +23,18 @@ LAYERS = (
         "results",
         "bundle",
         "winners",
+        "leaderboard",
         "plan",
+        "racing",
         "events",
         "bench",
+        "builds",
+        "seeds",
+        "knowledge",
+        "searching",
     ),
     ("tune", "dispatch", "ops", "report", "doctor"),
-    ("progress", "session", "catalogue", "checks", "compare"),
+    ("progress", "session", "lab", "catalogue", "checks", "compare"),
     ("cli",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perfsuite.check import wrong
-from perfsuite.kernel import Config, Dimension, Space
+from perfsuite.kernel import Config, Dimension, Scale, Space
 from perfsuite.op import ITEMSIZE, Op, Operand, Tolerance, Workload
 
 NAMES = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True)
@@ -100,8 +102,8 @@ def test_check_names_wrong_shape_dtype_and_number() -> None:
 
 SPACE = Space(
     (
-        Dimension("unroll", (1, 2, 4, 8)),
-        Dimension("isa", ("avx2", "avx512"), ordered=False),
+        Dimension("unroll", (1, 2, 4, 8), Scale.POWERS),
+        Dimension("isa", ("avx2", "avx512"), Scale.CATEGORICAL),
         Dimension("nt", (False, True)),
     ),
     allows=lambda config: not (config["unroll"] == 8 and config["isa"] == "avx2"),
@@ -121,6 +123,49 @@ def test_neighbours_are_one_step_away_and_mutual(config: Config) -> None:
     for near in SPACE.neighbours(config):
         assert sum(a != b for a, b in zip(near.values, config.values)) == 1
         assert config in SPACE.neighbours(near)
+
+
+PERMUTED = Dimension("order", ("mnk", "mkn", "nmk", "knm"), Scale.PERMUTATION)
+
+
+@pytest.mark.parametrize("dimension", [*SPACE.dimensions, PERMUTED], ids=lambda d: str(d.scale))
+def test_a_dimension_tells_its_values_apart_and_survives_json(dimension: Dimension) -> None:
+    codes = {dimension.encode(value) for value in dimension.values}
+    assert len(codes) == len(dimension.values)
+    assert len({len(code) for code in codes}) == 1
+    assert Dimension.from_json(json.loads(json.dumps(dimension.to_json()))) == dimension
+
+
+def test_a_scale_says_what_is_near_and_how_far() -> None:
+    assert PERMUTED.neighbours("mnk") == ("nmk", "mkn")
+    assert PERMUTED.neighbours("knm") == ()
+    assert PERMUTED.encode("nmk") == (2.0, 1.0, 0.0)
+    blocks = Dimension("block", (1024, 4096, 16384), Scale.POWERS)
+    assert blocks.neighbours(4096) == (1024, 16384)
+    assert blocks.encode(4096) == (12.0,)
+    isas = Dimension("isa", ("avx2", "avx512", "amx"), Scale.CATEGORICAL)
+    assert isas.neighbours("avx2") == ("avx512", "amx")
+    assert isas.encode("avx512") == (0.0, 1.0, 0.0)
+    assert SPACE.encode(Config.of(unroll=8, isa="avx512", nt=True)) == (3.0, 0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "reason"),
+    [
+        ((), Scale.ORDERED, "no values"),
+        ((1, 2, 1), Scale.ORDERED, "twice"),
+        ((1, 2, 3), Scale.POWERS, "powers of two"),
+        ((0, 1, 2), Scale.POWERS, "powers of two"),
+        (("mn", "nk"), Scale.PERMUTATION, "permutations"),
+        (("mmn", "mnm"), Scale.PERMUTATION, "permutations"),
+        ((12, 21), Scale.PERMUTATION, "permutations"),
+    ],
+)
+def test_a_dimension_refuses_values_that_its_scale_does_not_fit(
+    values: tuple[int | str, ...], scale: Scale, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=f"dimension d has .*{reason}"):
+        Dimension("d", values, scale)
 
 
 def test_shuffles_keep_the_default_first_and_follow_the_seed() -> None:

@@ -30,6 +30,8 @@ OUTCOMES = st.one_of(
         st.lists(SECONDS, min_size=1, max_size=9).map(tuple),
         st.integers(1, 100),
         st.lists(st.sampled_from(Disturbance), unique=True).map(tuple),
+        st.integers(1, 3),
+        st.lists(SECONDS, max_size=3).map(tuple),
     ),
     st.builds(Failure, st.sampled_from(FailureKind), st.text(st.characters(exclude_characters="\0", codec="utf-8"))),
 )
@@ -200,6 +202,20 @@ def write_from_three_processes(url: str) -> int:
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
     with Results.open(url) as results:
         return len(results.trials())
+
+
+def test_an_older_database_is_migrated_and_keeps_its_trials(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    older = [trial(race="r1"), trial(samples=Failure(FailureKind.WRONG, "off by one"))]
+    with store(path) as results:
+        results.add(*older)
+    with sqlite3.connect(path) as raw:
+        raw.execute("ALTER TABLE trial DROP COLUMN disturbed")
+        raw.execute("ALTER TABLE trial DROP COLUMN processes")
+        raw.execute("UPDATE alembic_version SET version_num = '0001'")
+    with store(path) as results:
+        assert {t.id for t in results.trials()} == {t.id for t in older}
+        assert results.add(*older) == 0
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:

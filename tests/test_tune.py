@@ -16,6 +16,7 @@ import pytest
 from samples import BROKEN, write_family
 
 from perfsuite.results import Results
+from perfsuite.timeline import Timeline
 from perfsuite.trial import FailureKind, Trial
 
 
@@ -138,6 +139,8 @@ def test_ctrl_c_keeps_everything_and_says_how_to_go_on(tmp_path: Path, own_datab
     assert "everything measured is kept" in errors
     assert "the same command goes on" in errors
     assert trials(own_database)
+    (timeline,) = tmp_path.glob("*/timeline.json")
+    assert Timeline.load(timeline).spans
 
 
 def test_a_budget_is_kept(tmp_path: Path, own_database: Path) -> None:
@@ -145,7 +148,37 @@ def test_a_budget_is_kept(tmp_path: Path, own_database: Path) -> None:
     start = time.monotonic()
     summary = tune(family, "--budget", "8s", *(f"twice[n={n},f32]" for n in range(3000, 3400)))
     assert not summary["complete"]
+    assert summary["budget"] == 8.0
+    assert summary["left"] > 0
+    assert summary["searched"] + summary["shortened"] + summary["left"] == 400
     assert time.monotonic() - start < 40
+
+
+def test_what_a_budget_left_is_done_by_the_same_command(tmp_path: Path, own_database: Path) -> None:
+    family = write_family(tmp_path / "toys")
+    shapes = [f"twice[n={n},f32]" for n in range(3000, 3040)]
+    first = tune(family, "--budget", "5s", *shapes)
+    assert first["left"] > 0
+    second = tune(family, *shapes)
+    assert (second["complete"], second["searched"]) == (True, 40)
+    kept = trials(own_database)
+    assert first["trials_new"] + second["trials_new"] == len(kept)
+    assert {str(t.workload) for t in kept if t.stage == "race"} == set(shapes)
+    third = tune(family, *shapes)
+    assert (third["trials_new"], third["trials_known"], third["complete"]) == (0, len(kept), True)
+
+
+def test_most_is_to_gain_where_a_model_spends_its_time(tmp_path: Path) -> None:
+    family = write_family(tmp_path / "toys")
+    ops = (family / "ops.py").read_text()
+    calls = {4100: 3, 4200: 90, 4300: 20}
+    models = ", ".join(f'({{"n": {n}}}, ["f32"], {{"Toy b=1": {often}}})' for n, often in calls.items())
+    (family / "ops.py").write_text(ops.replace('({"n": 4096}, ["f32"], {"Toy b=1": 1})', models))
+    done = perfsuite(family, "tune", "--quick", "--no-ceilings", "twice")
+    raced = [line for line in done.stdout.splitlines() if line.startswith("twice[")]
+    assert [line.partition(",")[0] for line in raced] == ["twice[n=4200", "twice[n=4300", "twice[n=4100"]
+    assert "3 min 00 s budget: " in done.stdout
+    assert "3 of 3 workloads searched" in done.stdout
 
 
 def test_wrong_requests_say_what_to_do(tmp_path: Path) -> None:
@@ -154,7 +187,7 @@ def test_wrong_requests_say_what_to_do(tmp_path: Path) -> None:
         (("tune", "softmux"), "did you mean softmax"),
         (("tune", "twice[m=3]"), "axes of twice are n"),
         (("tune", "--budget", "soon", "twice"), "90s, 10m or 2h"),
-        (("tune", "--strategy", "luck", "twice"), "none of exhaustive"),
+        (("tune", "--strategy", "luck", "twice"), "none of evolutionary"),
         (("tune", "--threads", "4096", "twice"), "cores"),
         (("tune", "--policy", "lukewarm", "twice"), "lukewarm"),
         (("import", str(tmp_path / "nothing.jsonl")), "cannot be read"),

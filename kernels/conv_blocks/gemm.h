@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 #ifdef BF16
@@ -132,6 +133,79 @@ class Engine {
       for (int64_t k = at == 0 ? 32 : 0; k < a.depth; k += 32)
         step.template operator()<false>(data + at * a.stride + k, kTiles);
     }
+  }
+};
+
+#elif defined(COLUMNS)
+
+// Sums in registers: COLUMNS columns of 6 to 28 rows, one value of A broadcast to each of them at a time.
+class Engine {
+ public:
+  static constexpr int64_t kRows = 1;
+
+  static void multiply(const Matrix& a, int64_t rows, const Element* weights, int64_t block, const float* bias,
+                       float* out) {
+    part<COLUMNS / 16>(a, rows, weights, block, bias, out, block);
+  }
+
+ private:
+  template <int Wide>
+  static constexpr int kTall = Wide == 4 ? 6 : 28 / Wide;  // a few registers of 32 hold weights and A
+
+  // The columns that are left, `Wide` vectors at a time, then half as many.
+  template <int Wide>
+  static void part(const Matrix& a, int64_t rows, const Element* weights, int64_t block, const float* bias, float* out,
+                   int64_t left) {
+    for (; left >= 16 * Wide; left -= 16 * Wide) {
+      strip<Wide, kTall<Wide>>(a, 0, rows, weights, block, bias, out);
+      weights += 16 * Wide * kPair, bias += 16 * Wide, out += 16 * Wide;
+    }
+    if constexpr (Wide > 1) part<Wide / 2>(a, rows, weights, block, bias, out, left);
+  }
+
+  // The rows from `row` on, `Tall` at a time, then half as many.
+  template <int Wide, int Tall>
+  static void strip(const Matrix& a, int64_t row, int64_t rows, const Element* weights, int64_t block,
+                    const float* bias, float* out) {
+    for (; row + Tall <= rows; row += Tall)
+      tile<Wide, Tall>(a, a.data + row * a.row, weights, block, bias, out + row * block);
+    if constexpr (Tall > 1) strip<Wide, Tall / 2>(a, row, rows, weights, block, bias, out);
+  }
+
+  template <int Wide, int Tall>
+  static void tile(const Matrix& a, const Element* data, const Element* weights, int64_t block, const float* bias,
+                   float* out) {
+    __m512 sum[Tall][Wide];
+#pragma GCC unroll 32
+    for (int i = 0; i < Tall * Wide; ++i) sum[i / Wide][i % Wide] = _mm512_loadu_ps(bias + i % Wide * 16);
+    for (int64_t at = 0; at < a.blocks; ++at, data += a.stride) {
+      for (int64_t k = 0; k < a.depth; k += kPair, weights += block * kPair) {
+        __m512 weight[Wide];
+#pragma GCC unroll 8
+        for (int i = 0; i < Wide; ++i) weight[i] = _mm512_loadu_ps(weights + i * 16 * kPair);
+#pragma GCC unroll 32
+        for (int row = 0; row < Tall; ++row) {
+          const Element* from = data + row * a.row + k;
+#pragma GCC unroll 8
+          for (int i = 0; i < Wide; ++i) sum[row][i] = accumulate(sum[row][i], from, weight[i]);
+        }
+      }
+    }
+#pragma GCC unroll 32
+    for (int i = 0; i < Tall * Wide; ++i)
+      _mm512_storeu_ps(out + i / Wide * block + i % Wide * 16, sum[i / Wide][i % Wide]);
+  }
+
+  // sum + a * weight, `a` being one value of f32 or two of bf16 and their products with `weight` added up.
+  [[gnu::always_inline]] static inline __m512 accumulate(__m512 sum, const Element* a, __m512 weight) {
+#ifdef BF16
+    int32_t both;
+    std::memcpy(&both, a, sizeof both);
+    const auto broadcast = reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
+    return _mm512_dpbf16_ps(sum, broadcast, reinterpret_cast<__m512bh>(weight));
+#else
+    return _mm512_fmadd_ps(_mm512_set1_ps(*a), weight, sum);
+#endif
   }
 };
 

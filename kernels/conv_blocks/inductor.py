@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
 from perfsuite.toolchain import inductor
@@ -32,8 +32,8 @@ def space(workload: Workload, machine: Machine) -> Space:
     linear = workload.op == "convnext"
     return Space(
         (
-            Dimension("frozen", (True, False), ordered=False),
-            Dimension("max_autotune", (False, True) if linear else (False,), ordered=False),
+            Dimension("frozen", (True, False), Scale.CATEGORICAL),
+            Dimension("max_autotune", (False, True) if linear else (False,), Scale.CATEGORICAL),
             Dimension("simdlen", inductor.simd_widths(machine)),
         ),
         allows=lambda config: config["frozen"] or not config["max_autotune"],

@@ -25,6 +25,7 @@ struct Problem {
   const float* b3;         // [outer]
   int64_t n, c, h, w, m, k, outer, rows, chunk, block;
   int64_t depth;  // hidden channels that lie together when they are projected
+  int64_t tall;   // rows that the depthwise convolution keeps in registers
 };
 
 namespace {
@@ -101,7 +102,7 @@ class Strip {
 
  private:
   static constexpr int64_t kPad = K / 2;
-  static constexpr int64_t kTall = K == 3 ? 4 : 2;  // rows at a time that the registers have room for
+  static constexpr int64_t kTall = K == 3 ? 4 : 2;  // the most rows at a time that the registers have room for
 
   // One of the last rows of the step before, for the hidden channels from `at`.
   float* halo(int64_t row, int64_t at) const {
@@ -131,7 +132,7 @@ class Strip {
   void convolve(int64_t at, int64_t row, int64_t bottom, int64_t from) const {
     const int64_t first = row;
     while (row < bottom) {
-      const int64_t left = bottom - row, taken = left >= kTall ? kTall : left >= 2 ? 2 : 1;
+      const int64_t left = std::min(bottom - row, p_.tall), taken = left >= kTall ? kTall : left >= 2 ? 2 : 1;
       const float* in[kTall + K - 1];
       for (int64_t r = 0; r < taken + K - 1; ++r) {
         const int64_t source = row - kPad + r;

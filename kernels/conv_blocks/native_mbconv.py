@@ -1,8 +1,9 @@
-"""MBConv in one pass: no expanded image in memory, both matrix products on AMX tiles or oneDNN's brgemm.
+"""MBConv in one pass: no expanded image in memory, the matrix products in registers, AMX tiles or oneDNN's brgemm.
 
 The weights are packed once for given tensors, outside of the timed calls. `rows` output rows are computed at a time,
-the hidden channels in chunks of `chunk`. `gemm` chooses the matrix product: `amx` is written out in gemm.h with the
-bias in the accumulator (bf16 only), `brgemm` is PyTorch's.
+the hidden channels in chunks of `chunk`; the depthwise convolution keeps `tall` rows in registers. `gemm` chooses the
+matrix product: `columnsN` keeps N columns of the result in registers with the bias in them, `amx` does so in tiles
+(bf16 only), both written out in gemm.h; `brgemm` is PyTorch's.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
 from perfsuite.toolchain import native
 from perfsuite.toolchain.constants import PerConstants
 
-_SIZES = ("n", "c", "h", "w", "m", "k", "outer", "rows", "chunk", "block", "depth")
+# Columns of the result in registers, the best guess first: 14 rows of 32 divide the usual images of 7 * 2^n rows.
+_COLUMNS = {f"columns{n}": n for n in (32, 64, 16)}
+_SIZES = ("n", "c", "h", "w", "m", "k", "outer", "rows", "chunk", "block", "depth", "tall")
 
 
 class _Problem(ctypes.Structure):
@@ -33,10 +36,14 @@ class _Problem(ctypes.Structure):
 
 
 def build(op: Op, workload: Workload, config: Config) -> Run:
-    amx = config["gemm"] == "amx"
-    defines = {**({"BF16": 1} if workload.dtype == "bf16" else {}), **({"AMX": 1} if amx else {})}
-    source = Path(__file__).with_name("mbconv.cpp")
-    call = native.load(source, "amx" if amx else "avx512", defines, torch=True).mbconv
+    gemm, bf16 = config["gemm"], workload.dtype == "bf16"
+    defines: dict[str, int | str] = {"BF16": 1} if bf16 else {}
+    if gemm in _COLUMNS:
+        defines["COLUMNS"] = _COLUMNS[gemm]
+    elif gemm == "amx":
+        defines["AMX"] = 1
+    isa = "amx" if gemm == "amx" else "avx512_bf16" if bf16 and gemm in _COLUMNS else "avx512"
+    call = native.load(Path(__file__).with_name("mbconv.cpp"), isa, defines, torch=True).mbconv
     call.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
     call.restype = None
 
@@ -69,7 +76,7 @@ def _problem(workload: Workload, config: Config, weights: Tensors) -> tuple[_Pro
         _packed(_padded(project, outer, hidden), block),
         _padded(b3.float(), outer),
     )
-    sizes.update(m=hidden, outer=outer, rows=config["rows"], chunk=chunk, block=block, depth=depth)
+    sizes.update(m=hidden, outer=outer, rows=config["rows"], chunk=chunk, block=block, depth=depth, tall=config["tall"])
     return _Problem(*(t.data_ptr() for t in packed), *(sizes[name] for name in _SIZES)), packed
 
 
@@ -106,19 +113,42 @@ def supports(workload: Workload, machine: Machine) -> str | None:
 
 
 def space(workload: Workload, machine: Machine) -> Space:
-    amx = workload.dtype == "bf16" and "amx_bf16" in machine.isa
+    bf16 = workload.dtype == "bf16"
     rows = tuple(r for r in (1, 2, 4, 7, 8, 14, 28) if r <= workload["h"])
     chunks = tuple(c for c in (16, 32, 64, 128, 256) if c < 2 * max(32, workload["m"]))
-    # Tiles make blocks of 16 or 32 columns; every call of brgemm costs about 0.1 us, so its blocks are larger.
-    fits = {"amx": (16, 32), "brgemm": chunks[1:]}
+    own = [gemm for gemm, columns in _COLUMNS.items() if columns <= chunks[-1]]
+    gemms = (
+        *["amx"] * (bf16 and "amx_bf16" in machine.isa),
+        *(own if not bf16 or "avx512_bf16" in machine.isa else ()),
+        "brgemm",
+    )
+
+    def allows(config: Config) -> bool:
+        gemm, chunk = config["gemm"], config["chunk"]
+        if config["tall"] > config["rows"]:
+            return False
+        if gemm == "amx":  # tiles make blocks of 16 or 32 columns
+            return bool(chunk <= 32)
+        # Every call of brgemm costs about 0.1 us, so its blocks are larger.
+        return bool(chunk >= _COLUMNS.get(gemm, 32))
+
+    amx = gemms[0] == "amx"
+    together = rows[len(rows) // 2] if amx else max(r for r in rows if r <= 14)
+    talls = (1, 2, 4) if workload["k"] == 3 else (1, 2)
     return Space(
         (
-            Dimension("gemm", ("amx", "brgemm") if amx else ("brgemm",), ordered=False),
+            Dimension("gemm", gemms, Scale.CATEGORICAL),
             Dimension("rows", rows),
-            Dimension("chunk", chunks),
+            Dimension("chunk", chunks, Scale.POWERS),
+            Dimension("tall", talls, Scale.POWERS),
         ),
-        allows=lambda config: config["chunk"] in fits[config["gemm"]],
-        default=Config.of(gemm="amx" if amx else "brgemm", rows=rows[len(rows) // 2], chunk=chunks[0 if amx else -1]),
+        allows=allows,
+        default=Config.of(
+            gemm=gemms[0],
+            rows=together,
+            chunk=chunks[0] if amx else max(c for c in chunks if c <= 64),
+            tall=max(t for t in talls if t <= together),
+        ),
     )
 
 

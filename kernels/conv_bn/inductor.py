@@ -6,7 +6,7 @@ folded and packed for oneDNN when compiled, once for given parameters, outside o
 
 from __future__ import annotations
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
 from perfsuite.toolchain import inductor
@@ -33,7 +33,7 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
 def space(workload: Workload, machine: Machine) -> Space:
     return Space(
         (
-            Dimension("norm", ("frozen", "epilogue", "folded"), ordered=False),
+            Dimension("norm", ("frozen", "epilogue", "folded"), Scale.CATEGORICAL),
             Dimension("simdlen", inductor.simd_widths(machine)),
         )
     )

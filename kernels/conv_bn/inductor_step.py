@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
 from perfsuite.toolchain import inductor
@@ -29,7 +29,7 @@ def space(workload: Workload, machine: Machine) -> Space:
     return Space(
         (
             Dimension("simdlen", inductor.simd_widths(machine)),
-            Dimension("efficient", (False, True) if rewrites else (False,), ordered=False),
+            Dimension("efficient", (False, True) if rewrites else (False,), Scale.CATEGORICAL),
         )
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
@@ -58,8 +58,8 @@ def space(workload: Workload, machine: Machine) -> Space:
     )
     return Space(
         (
-            Dimension("m", rows),
-            Dimension("k", depths),
+            Dimension("m", rows, Scale.POWERS),
+            Dimension("k", depths, Scale.POWERS),
             Dimension("prefetch", (False, True)),
             Dimension("stream", streams),
         ),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
 from perfsuite.toolchain import native
@@ -60,10 +60,10 @@ def space(workload: Workload, machine: Machine) -> Space:
     )
     return Space(
         (
-            Dimension("m", rows),
-            Dimension("n", columns),
-            Dimension("k", depths),
-            Dimension("activation", activations, ordered=False),
+            Dimension("m", rows, Scale.POWERS),
+            Dimension("n", columns, Scale.POWERS),
+            Dimension("k", depths, Scale.POWERS),
+            Dimension("activation", activations, Scale.CATEGORICAL),
         ),
         default=default,
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
 from perfsuite.toolchain.inductor import compiled
@@ -59,7 +59,7 @@ def supports(workload: Workload, machine: Machine) -> str | None:
 def space(workload: Workload, machine: Machine) -> Space:
     isas = tuple(isa for isa in reversed(_SIMDLEN) if isa in machine.isa) or ("default",)
     formulas = tuple(_COMPUTE[workload.op])
-    return Space((Dimension("isa", isas, ordered=False), Dimension("formula", formulas, ordered=False)))
+    return Space((Dimension("isa", isas, Scale.CATEGORICAL), Dimension("formula", formulas, Scale.CATEGORICAL)))
 
 
 def build(op: Op, workload: Workload, config: Config) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
@@ -32,9 +32,9 @@ def space(workload: Workload, machine: Machine) -> Space:
     depths = tuple(b for b in (512, 1024, 2048) if b < 2 * row) or (512,)
     return Space(
         (
-            Dimension("isa", ("amx",), ordered=False),
-            Dimension("columns", blocks),
-            Dimension("k_bytes", depths),
+            Dimension("isa", ("amx",), Scale.CATEGORICAL),
+            Dimension("columns", blocks, Scale.POWERS),
+            Dimension("k_bytes", depths, Scale.POWERS),
             Dimension("stream", (False, True)),
         ),
         default=Config.of(isa="amx", columns=blocks[-1], k_bytes=min(1024, depths[-1]), stream=True),

@@ -6,7 +6,7 @@ import ctypes
 import functools
 from pathlib import Path
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
@@ -36,8 +36,8 @@ def space(workload: Workload, machine: Machine) -> Space:
     depths = (*(d for d in (256, 512) if d < k), k)
     return Space(
         (
-            Dimension("rows", (32, 64, 128, 256)),
-            Dimension("columns", (32, 64, 128, 256)),
+            Dimension("rows", (32, 64, 128, 256), Scale.POWERS),
+            Dimension("columns", (32, 64, 128, 256), Scale.POWERS),
             Dimension("depth", depths),
         ),
         default=Config.of(rows=128, columns=64, depth=min(d for d in depths if d >= min(k, 512))),

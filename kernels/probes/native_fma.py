@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
 from perfsuite.toolchain import native
@@ -23,7 +23,7 @@ def space(workload: Workload, machine: Machine) -> Space:
     """Independent `chains` hide an instruction's latency: 4 cycles on 2 ports ask for 8; AVX2 has registers for 14."""
     isas = tuple(isa for isa in _ISAS if isa in machine.isa)
     return Space(
-        (Dimension("isa", isas, ordered=False), Dimension("chains", (6, 8, 12, 16, 24))),
+        (Dimension("isa", isas, Scale.CATEGORICAL), Dimension("chains", (6, 8, 12, 16, 24))),
         allows=lambda config: config["isa"] == "avx512" or config["chains"] <= 12,
         default=Config.of(isa=isas[-1], chains=16 if isas[-1] == "avx512" else 12),
     )

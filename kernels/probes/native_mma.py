@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
@@ -20,7 +20,7 @@ def supports(workload: Workload, machine: Machine) -> str | None:
 
 
 def space(workload: Workload, machine: Machine) -> Space:
-    return Space((Dimension("isa", ("amx",), ordered=False),))
+    return Space((Dimension("isa", ("amx",), Scale.CATEGORICAL),))
 
 
 def build(op: Op, workload: Workload, config: Config) -> Run:

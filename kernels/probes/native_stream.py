@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
 from perfsuite.toolchain import native
@@ -31,7 +31,11 @@ def space(workload: Workload, machine: Machine) -> Space:
     isas = tuple(isa for isa in _ISAS if isa in machine.isa)
     footprint = 4 * _VECTORS[workload.op] * workload["elements"]
     pages = (1, 8) if workload["elements"] >= 8 * _PAGE else (1,)
-    dimensions = (Dimension("isa", isas, ordered=False), Dimension("unroll", (2, 4, 8)), Dimension("pages", pages))
+    dimensions = (
+        Dimension("isa", isas, Scale.CATEGORICAL),
+        Dimension("unroll", (2, 4, 8), Scale.POWERS),
+        Dimension("pages", pages, Scale.POWERS),
+    )
     big = footprint >= _BIG
     side = pages[-1] if big else 1
     if workload.op == "read":

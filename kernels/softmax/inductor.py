@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
 from perfsuite.toolchain.inductor import compiled, simd_widths
@@ -48,8 +48,8 @@ def supports(workload: Workload, machine: Machine) -> str | None:
 
 
 def space(workload: Workload, machine: Machine) -> Space:
-    widths = Dimension("simdlen", simd_widths(machine), ordered=False)
-    return Space((widths, Dimension("formula", tuple(_FORMULAS), ordered=False)))
+    widths = Dimension("simdlen", simd_widths(machine), Scale.CATEGORICAL)
+    return Space((widths, Dimension("formula", tuple(_FORMULAS), Scale.CATEGORICAL)))
 
 
 def build(op: Op, workload: Workload, config: Config) -> Run:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space, Tensors
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
@@ -71,11 +71,11 @@ class Algorithm:
         # A block longer than the row is the row: one such value is enough.
         blocks = tuple(b for k, b in enumerate(_BLOCKS) if k == 0 or _BLOCKS[k - 1] < workload["cols"])
         dimensions = (
-            Dimension("isa", isas, ordered=False),
-            Dimension("unroll", (1, 2, 4, 8)),
-            Dimension("accumulators", (1, 2, 4)),
-            Dimension("stream", streams, ordered=False),
-            Dimension("block", blocks),
+            Dimension("isa", isas, Scale.CATEGORICAL),
+            Dimension("unroll", (1, 2, 4, 8), Scale.POWERS),
+            Dimension("accumulators", (1, 2, 4), Scale.POWERS),
+            Dimension("stream", streams, Scale.CATEGORICAL),
+            Dimension("block", blocks, Scale.POWERS),
             Dimension("ahead", _AHEAD),
         )
         default = {

@@ -6,12 +6,13 @@ import itertools
 import resource
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perfsuite.kernel import Run, Tensors
+from perfsuite.measure.sentinel import Sentinel
 from perfsuite.policy import Policy
 from perfsuite.trial import Disturbance, Measurement
 
@@ -23,8 +24,9 @@ SAMPLE_SECONDS = 50e-6
 FEWEST, MOST = 7, 200
 # Warm-up has ended when the last calls lie within this fraction of each other, or when it has used up its share.
 _STEADY, _STEADY_CALLS, _WARM_UP_SHARE = 0.05, 3, 0.3
-_CLOCK_TICKS = 100
 _REFILLED = 20e-3
+# A disturbance of a larger share of the samples is a warning.
+_TOLERATED = 0.2
 # Kernels that take longer than this get fewer samples.
 _LONG, _FEWEST_LONG = 30e-3, 4
 
@@ -39,10 +41,18 @@ class Timer:
     buffers: Sequence[Buffers]
     policy: Policy
     calls: int = 1
+    sentinel: Sentinel = field(init=False)
+    _long: bool = field(init=False, default=False)
     _turn: Iterator[Buffers] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._turn = itertools.cycle(self.buffers)
+        self.sentinel = Sentinel(self.policy.threads)
+        self.move(self.buffers)
+
+    def move(self, buffers: Sequence[Buffers]) -> None:
+        """Go on with other buffers of the same shapes."""
+        self.buffers = buffers
+        self._turn = itertools.cycle(buffers)
 
     def sample(self) -> float:
         """Seconds of one call, as the mean over `calls` calls."""
@@ -58,15 +68,15 @@ class Timer:
             run(inputs, outputs)
         return (time.perf_counter() - start) / self.calls
 
-    def after_others(self) -> float:
-        """A sample in a race: the caches that other kernels emptied are refilled first, so that warm means warm.
+    def in_race(self) -> tuple[float, list[float], list[Disturbance]]:
+        """A sample in a race, those that were disturbed and taken again, and what disturbed them.
 
-        Beyond _REFILLED seconds a call moves more than any cache holds, and there is nothing to refill.
+        The caches that other kernels emptied are refilled first, so that warm means warm. Where a call takes more than
+        _REFILLED seconds it moves more than any cache holds, and there is nothing to refill.
         """
-        if self.policy.cache == "cold":
-            return self.sample()
-        first = self.sample()
-        return first if first * self.calls > _REFILLED else self.sample()
+        if self.policy.cache == "warm" and not self._long:
+            self._long = self.sample() * self.calls > _REFILLED
+        return self.sentinel.undisturbed(self.sample)
 
     def warm_up(self, seconds: float) -> bool:
         """Call until the times are steady, then choose how many calls make a sample; whether they became steady."""
@@ -87,48 +97,41 @@ class Timer:
 def measure(timer: Timer, seconds: float) -> Measurement:
     """Samples for about `seconds`, at least FEWEST.
 
-    A sample during which the thread was switched out, or a page was read from disk, is taken again; when that is not
-    enough within the budget the disturbed ones are kept and the measurement carries the warning.
+    A disturbed sample is taken again; when too few are quiet within three times the budget, the disturbed ones count
+    too, and the measurement carries the warnings.
     """
     steady = timer.warm_up(_WARM_UP_SHARE * seconds)
     quiet: list[float] = []
     disturbed: list[float] = []
-    steal, start = _steal_ticks(), time.perf_counter()
-    faults = 0
+    marks: Counter[Disturbance] = Counter()
+    faults, start = _minor_faults(), time.perf_counter()
     while True:
-        before = resource.getrusage(resource.RUSAGE_SELF)
-        sample = timer.sample()
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        faults += after.ru_minflt - before.ru_minflt
-        (disturbed if after.ru_nivcsw > before.ru_nivcsw else quiet).append(sample)
+        sample, found = timer.sentinel.take(timer.sample)
+        (disturbed if found else quiet).append(sample)
+        marks.update(found)
         elapsed = time.perf_counter() - start
         fewest = FEWEST if sample < _LONG else _FEWEST_LONG
         enough = elapsed >= seconds and len(quiet) >= fewest
         if enough or len(quiet) >= MOST or (elapsed > 3.0 * seconds and len(quiet) + len(disturbed) >= fewest):
             break
-    warnings = _warnings(timer, (quiet, disturbed), fewest, faults, steady)
-    if (_steal_ticks() - steal) / _CLOCK_TICKS > 0.02 * elapsed:
-        warnings.append(Disturbance.STEAL)
-    samples = quiet if len(quiet) >= fewest else quiet + disturbed
-    return Measurement(tuple(samples), timer.calls, tuple(sorted(warnings)))
-
-
-def _warnings(
-    timer: Timer, samples: tuple[list[float], list[float]], fewest: int, faults: int, steady: bool
-) -> list[Disturbance]:
-    quiet, disturbed = samples
-    every = quiet + disturbed
-    found = []
-    if len(disturbed) > len(quiet) // 4 or len(quiet) < fewest:
-        found.append(Disturbance.SWITCHES)
-    if faults > 2 * len(every) * timer.calls and timer.policy.output == "reused":
-        found.append(Disturbance.FAULTS)
+    taken = len(quiet) + len(disturbed)
+    warnings = warned(marks, taken)
+    if _minor_faults() - faults > 2 * taken * timer.calls and timer.policy.output == "reused":
+        warnings.add(Disturbance.FAULTS)
     if not steady:
-        found.append(Disturbance.UNSTEADY)
-    # A barrier whose partner was switched out waits milliseconds, whatever the kernel takes.
-    if timer.policy.threads > 1 and max(every) > 20.0 * statistics.median(every):
-        found.append(Disturbance.STALLED)
-    return found
+        warnings.add(Disturbance.UNSTEADY)
+    if len(quiet) < fewest:
+        quiet, disturbed, warnings = quiet + disturbed, [], warnings | set(marks)
+    return Measurement(tuple(quiet), timer.calls, tuple(sorted(warnings)), disturbed=tuple(disturbed))
+
+
+def warned(marks: Counter[Disturbance], taken: int) -> set[Disturbance]:
+    """The disturbances worth a warning."""
+    return {mark for mark, count in marks.items() if count > _TOLERATED * taken}
+
+
+def _minor_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def rotated(first: Buffers, policy: Policy, cache_bytes: int) -> list[Buffers]:
@@ -145,11 +148,3 @@ def _allocated(outputs: Tensors) -> list[torch.Tensor]:
     import torch
 
     return [torch.empty_like(t) for t in outputs]
-
-
-def _steal_ticks() -> int:
-    """Clock ticks that the hypervisor took from this machine, over all cores; 0 where that is not told."""
-    try:
-        return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
-    except (OSError, IndexError, ValueError):
-        return 0

@@ -42,7 +42,7 @@ class Timer:
     _turn: Iterator[Buffers] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._turn = itertools.cycle(self.buffers)
+        self.move(self.buffers)
 
     def sample(self) -> float:
         """Seconds of one call, as the mean over `calls` calls."""
@@ -55,11 +55,20 @@ class Timer:
         end.synchronize()
         return float(start.elapsed_time(end)) * 1e-3 / self.calls
 
-    def after_others(self) -> float:
-        """A sample in a race: the L2 cache that other kernels emptied is refilled first, so that warm means warm."""
+    def move(self, buffers: Sequence[Buffers]) -> None:
+        """Go on with other buffers of the same shapes; a graph is captured anew."""
+        self.buffers = buffers
+        self._turn = itertools.cycle(buffers)
+        self.__dict__.pop("_graph", None)
+
+    def in_race(self) -> tuple[float, list[float], list[Disturbance]]:
+        """A sample in a race, none being taken again: events see nothing of what disturbs the host.
+
+        The L2 cache that other kernels emptied is refilled first, so that warm means warm.
+        """
         if self.policy.cache == "warm":
             self._launch()
-        return self.sample()
+        return max(_SHORTEST, self.sample()), [], []
 
     def warm_up(self, seconds: float) -> bool:
         """Call until the times are steady, then choose how many calls make a sample; whether they became steady."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from perfsuite.kernel import Config
+from perfsuite.leaderboard import Leaderboard
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
 from perfsuite.policy import Policy
 from perfsuite.roofline import Ceilings
 from perfsuite.table import Entry, Table
+from perfsuite.timeline import Timeline
 from perfsuite.trial import Trial
 
 Times = Mapping[Workload, Mapping[str, Mapping[Config, float]]]
@@ -23,7 +25,8 @@ class Evidence:
 
     `digests` give today's code of each kernel: a trial with another one is stale, which is said, and not used.
     `refusals` are (workload or op, kernel, reason), `defaults` the kernels a user without perfsuite would call,
-    `uncontrolled` sentences on what disturbs times here and could not be helped.
+    `uncontrolled` sentences on what disturbs times here and could not be helped. `searches` is how the searches did on
+    recorded spaces, if that was scored, `timeline` how the last tuning went.
     """
 
     machine: Machine
@@ -35,15 +38,22 @@ class Evidence:
     refusals: Sequence[tuple[str, str, str]]
     defaults: frozenset[str]
     uncontrolled: Sequence[str]
+    searches: Leaderboard | None = None
+    timeline: Timeline | None = None
 
     @cached_property
     def _here(self) -> tuple[Trial, ...]:
         return tuple(trial for trial in self.trials if trial.machine == self.machine)
 
     @cached_property
+    def fresh(self) -> tuple[Trial, ...]:
+        """The trials of this machine and environment and the kernels' code of today, under any policy."""
+        return tuple(t for t in self._here if not self.is_stale(t.kernel, t.digest))
+
+    @cached_property
     def used(self) -> tuple[Trial, ...]:
-        """The trials of this machine and environment, this policy, and the kernels' code of today."""
-        return tuple(t for t in self._here if t.policy == self.policy and not self.is_stale(t.kernel, t.digest))
+        """The fresh trials under this policy."""
+        return tuple(t for t in self.fresh if t.policy == self.policy)
 
     @cached_property
     def stale(self) -> tuple[Trial, ...]:
@@ -59,8 +69,7 @@ class Evidence:
 
     @cached_property
     def ceilings(self) -> Ceilings:
-        fresh = [t for t in self._here if not self.is_stale(t.kernel, t.digest)]
-        return Ceilings.of(fresh, self.ops, self.policy)
+        return Ceilings.of(self.fresh, self.ops, self.policy)
 
     @cached_property
     def times(self) -> Times:

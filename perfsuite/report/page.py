@@ -14,7 +14,19 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from perfsuite import units
-from perfsuite.report import algorithms, efficiency, models, provenance, roofs, spread, troubles, waterline
+from perfsuite.report import (
+    algorithms,
+    efficiency,
+    models,
+    provenance,
+    regret,
+    roofs,
+    search,
+    spending,
+    spread,
+    troubles,
+    waterline,
+)
 from perfsuite.report.evidence import Evidence
 from perfsuite.report.picture import DARK, LIGHT
 from perfsuite.report.section import Section
@@ -59,11 +71,14 @@ def _sections(evidence: Evidence, found: Sequence[Winner]) -> list[Section]:
         roofs.section(evidence, found),
         waterline.section(evidence, found),
         spread.section(evidence),
+        regret.section(evidence),
         algorithms.section(evidence),
+        search.section(evidence.searches),
         troubles.failed(evidence),
         troubles.refused(evidence),
         troubles.disturbed(evidence),
         troubles.left_out(evidence),
+        spending.section(evidence),
         provenance.machine_section(evidence),
         provenance.commands(evidence, found),
     ]

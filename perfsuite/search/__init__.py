@@ -1,19 +1,37 @@
 """Search strategies: each a generator that yields a config, is sent its cost in seconds, and knows no device.
 
-A failed config costs infinity. The generator ends when it has nothing more to ask; who drives it stops it earlier.
+`strategy(space, seed, first)` asks for the space's default, then for the configs of `first` (winners elsewhere), then
+as it sees fit. A failed config costs infinity. The generator ends when it has nothing more to ask; who drives it stops
+it earlier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Sequence
+from typing import Protocol
 
 from perfsuite.kernel import Config, Space
+from perfsuite.search.evolutionary import evolutionary
 from perfsuite.search.exhaustive import exhaustive
+from perfsuite.search.halving import halving
 from perfsuite.search.local import local
+from perfsuite.search.model import model
 from perfsuite.search.random import random
+from perfsuite.search.tried import Search
 
-Search = Generator[Config, float, None]
-Strategy = Callable[[Space, int], Search]
+__all__ = ["DEFAULT", "STRATEGIES", "Search", "Strategy"]
 
-STRATEGIES: dict[str, Strategy] = {"exhaustive": exhaustive, "local": local, "random": random}
-DEFAULT = "local"
+
+class Strategy(Protocol):
+    def __call__(self, space: Space, seed: int, first: Sequence[Config] = (), /) -> Search: ...
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "evolutionary": evolutionary,
+    "exhaustive": exhaustive,
+    "halving": halving,
+    "local": local,
+    "model": model,
+    "random": random,
+}
+DEFAULT = "model"

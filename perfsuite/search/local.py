@@ -1,46 +1,26 @@
-"""Multi-start local search: a few random samples, then the unvisited neighbours of the best, again and again."""
+"""Multi-start local search: a few random samples, a climb from the best of them, and again."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator
+from collections.abc import Sequence
 
 from perfsuite.kernel import Config, Space
+from perfsuite.search.tried import Search, Tried
 
-# A start costs one evaluation, a descent many: three starts keep most of the time for descents.
+# A start costs one evaluation, a climb many: three starts keep most of the time for climbs.
 _STARTS = 3
 
 
-def local(space: Space, seed: int) -> Generator[Config, float, None]:
-    """Hill climbing with restarts.
+def local(space: Space, seed: int, first: Sequence[Config] = ()) -> Search:
+    """Hill climbing with restarts: to the first better neighbour, those beside failures last.
 
-    First the default and `_STARTS` random configurations; then every neighbour of the best one known whose
-    neighbourhood is unexplored; when the best ones are explored, the next random configuration restarts the climb. Ends
-    when every configuration has been tried.
+    The first climb begins at the best of the default, `first` and `_STARTS` random configurations; each of the others
+    at the best of `_STARTS` new ones. Ends when every configuration has been tried.
     """
-    costs: dict[Config, float] = {}
-    explored: set[Config] = set()
-    order = iter(space.shuffled(seed))
-
-    def next_random() -> Config | None:
-        return next((config for config in order if config not in costs), None)
-
-    for _ in range(_STARTS + 1):
-        config = next_random()
-        if config is None:
-            return
-        costs[config] = yield config
-    while True:
-        best = min(costs, key=lambda c: costs[c])
-        if best not in explored and math.isfinite(costs[best]):
-            explored.add(best)
-            for near in space.neighbours(best):
-                if near not in costs:
-                    costs[near] = yield near
-                    if costs[near] < costs[best]:
-                        break
-            continue
-        restart = next_random()
-        if restart is None:
-            return
-        costs[restart] = yield restart
+    tried = Tried(space, seed, first)
+    samples = tried.opening + _STARTS
+    while tried.untried:
+        start = tried.best((yield from tried.sample(samples)))
+        if start is not None:
+            yield from tried.walk(start, len(tried.untried))
+        samples = _STARTS

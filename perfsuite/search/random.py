@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Sequence
 
 from perfsuite.kernel import Config, Space
+from perfsuite.search.tried import Search
 
 
-def random(space: Space, seed: int) -> Generator[Config, float, None]:
-    for config in space.shuffled(seed):  # not `yield from`: a tuple's iterator cannot be sent costs
+def random(space: Space, seed: int, first: Sequence[Config] = ()) -> Search:
+    for config in space.shuffled(seed, first):  # not `yield from`: a tuple's iterator cannot be sent costs
         yield config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from perfsuite.kernel import Config, Dimension, Space
+from perfsuite.kernel import Config, Dimension, Scale, Space
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Workload
 from perfsuite.toolchain.triton import TARGETS, missing_gpu, not_resident, target_of
@@ -97,11 +97,11 @@ def row_space(workload: Workload, machine: Machine, tensors: int) -> Space:
 
     return Space(
         (
-            Dimension("block", (*blocks, whole) if whole <= _LONGEST else tuple(blocks)),
-            Dimension("height", (1, 2, 4, 8, 16)),
-            Dimension("warps", (1, 2, 4, 8, 16, 32)),
+            Dimension("block", (*blocks, whole) if whole <= _LONGEST else tuple(blocks), Scale.POWERS),
+            Dimension("height", (1, 2, 4, 8, 16), Scale.POWERS),
+            Dimension("warps", (1, 2, 4, 8, 16, 32), Scale.POWERS),
             Dimension("stages", (1, 2, 3)),
-            Dimension("keep", (False, True), ordered=False),
+            Dimension("keep", (False, True), Scale.CATEGORICAL),
         ),
         allows,
         _default(whole),

@@ -1,0 +1,1 @@
+"""The laboratory: complete spaces recorded with their raw samples, and searches scored on them without a device."""

@@ -1,0 +1,86 @@
+"""How the winner among a search's finalists is found: by racing as in tuning, or by a fixed number of repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfsuite import race, winners
+from perfsuite.kernel import Config
+from perfsuite.lab.replay import Replay
+from perfsuite.plan import EFFORTS
+from perfsuite.trial import Measurement, Trial
+from perfsuite.tune import finalists
+
+# A pick that is this much slower than the best, under fresh data, is a false winner.
+FALSE = 0.02
+# Repeats that a fixed-repeat tuner may take of each finalist.
+REPEATS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
+ROUNDS = EFFORTS["default"].rounds
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The config picked, those it was picked from, and the samples that this took."""
+
+    pick: int
+    among: tuple[int, ...]
+    samples: int
+
+
+def is_false(replay: Replay, pick: int, among: Sequence[int]) -> bool:
+    """Whether the pick is a false winner: more than FALSE slower in truth than the best of those it was picked from.
+
+    What the search did not find is no fault of the decision, and not counted here.
+    """
+    return replay.slower(pick, among) > FALSE
+
+
+def finalists_of(replay: Replay, evaluated: Sequence[int]) -> tuple[int, ...]:
+    """The configs that would race after a search that evaluated these; none if none of them works."""
+    trials = [_trial(replay, at, (float(replay.costs[at]),)) for at in evaluated if replay.works[at]]
+    return tuple(replay.places[t.config] for t in finalists(trials, frozenset())) if trials else ()
+
+
+def raced(replay: Replay, entrants: Sequence[int]) -> Decision:
+    """The race that tuning would hold, on resampled rounds, and its winner by the rule of the table of winners."""
+    steps = race.race(len(entrants), ROUNDS, processes=len(replay.racers))
+    active = next(steps)
+    number = 0
+    while True:
+        block = replay.block([entrants[at] for at in active], number)
+        number += 1
+        try:
+            active = steps.send((block, False))
+        except StopIteration as end:
+            samples: list[list[float]] = end.value
+            break
+    trials = [_trial(replay, at, taken, race="replayed") for at, taken in zip(entrants, samples)]
+    subject = replay.table.subject
+    (entry,) = winners.decide(subject.machine, trials, {subject.kernel: subject.digest}, frozenset()).entries
+    return Decision(replay.places[entry.config], tuple(entrants), sum(map(len, samples)))
+
+
+def repeated(replay: Replay, entrants: Sequence[int], repeats: int, *, in_turn: bool) -> Decision:
+    """The lowest median of a fixed number of samples of every entrant.
+
+    They come from one process, as a tuner that measures one config after the other takes them, or from all processes
+    `in_turn`, as a race does.
+    """
+    passes = replay.in_turn(repeats) if in_turn else replay.in_one(repeats)
+    medians = np.median(replay.rounds(entrants, passes), axis=1)
+    return Decision(entrants[int(medians.argmin())], tuple(entrants), repeats * len(entrants))
+
+
+def _trial(replay: Replay, at: int, samples: Sequence[float], race: str = "") -> Trial:
+    subject = replay.table.subject
+    config: Config = subject.space.configs[at]
+    return Trial(
+        *(subject.machine, subject.workload, subject.kernel, config, subject.policy, subject.digest),
+        Measurement(tuple(map(float, samples)), processes=len(replay.racers) if race else 1),
+        created=replay.table.created,
+        stage="race" if race else "search",
+        race=race,
+    )

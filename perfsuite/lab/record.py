@@ -1,0 +1,184 @@
+"""Records complete spaces: several passes over every config, each in a fresh process and in an order of its own.
+
+So the noise in a table is that of a machine over time and over processes, not of one visit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perfsuite import detect
+from perfsuite.kernel import Config, Kernel
+from perfsuite.lab.table import FEWEST_PASSES, LabTable, Subject, TableError, Visits, read
+from perfsuite.machine import Machine
+from perfsuite.plan import elsewhere, refused
+from perfsuite.policy import Policy
+from perfsuite.registry import Job, Registry
+from perfsuite.trial import Failure
+from perfsuite.worker import Attempt, Candidate, Worker, alone
+
+# A space of fewer configs is tried whole by any strategy, and tells none from another.
+FEWEST_CONFIGS = 60
+# What has not been recorded to the end lies beside the table: its samples, and what was compiled for it.
+_PART, _BUILDS = ".part", ".builds"
+# Compilers' caches. A table records what a build costs, which a warm cache hides.
+_CACHES = {"PERFSUITE_CACHE": "native", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+_LONGEST_REASON = 200
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to record: passes over the space, samples of every config in each, seconds of timing in each visit."""
+
+    passes: int = 10
+    samples: int = 8
+    seconds: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.passes < FEWEST_PASSES:
+            raise ValueError(
+                f"--passes {self.passes}: one half of the passes is the truth for the other; give 2 or more"
+            )
+
+
+@dataclass(frozen=True)
+class Visited:
+    """One config was visited: the `at`-th visit `of` those that the table needs, and the config's visits so far."""
+
+    subject: Subject
+    config: Config
+    at: int
+    of: int
+    visits: Visits
+
+
+Recording = Generator[Visited, None, None]
+
+
+def subjects(known: Registry, patterns: Sequence[str], machine: Machine, policy: Policy) -> tuple[Subject, ...]:
+    """What the patterns name and this machine can run; ValueError if that is nothing.
+
+    A workload spelled out stands for all its kernels with FEWEST_CONFIGS or more; a pattern that names kernels or
+    families, together with spelled-out workloads, restricts them to those kernels.
+    """
+    workloads = [p for p in patterns if "[" in p]
+    others = [p for p in patterns if "[" not in p]
+    jobs = known.select(workloads or others)
+    if workloads and others:
+        jobs = tuple(Job(j.workload, tuple(k for k in j.kernels if _any(known, others, j, str(k)))) for j in jobs)
+    found: list[Subject] = []
+    small: list[Subject] = []
+    for job in jobs:
+        for kernel in job.kernels:
+            if elsewhere(kernel, policy) or refused(kernel, job.workload, machine):
+                continue
+            subject = Subject(
+                machine, job.workload, str(kernel), kernel.digest, policy, kernel.space(job.workload, machine)
+            )
+            (found if len(subject.space) >= FEWEST_CONFIGS else small).append(subject)
+    if not found:
+        largest = max((len(s.space) for s in small), default=0)
+        raise ValueError(
+            f"{' '.join(patterns)} names no kernel that runs here with {FEWEST_CONFIGS} configs or more"
+            + (f"; the largest space has {largest}" if largest else "")
+        )
+    return tuple(found)
+
+
+def _any(known: Registry, patterns: Sequence[str], job: Job, kernel: str) -> bool:
+    return any(known.names(pattern, job.workload, kernel) for pattern in patterns)
+
+
+def record(subject: Subject, kernel: Kernel, effort: Effort, folder: Path) -> Recording:
+    """Record the table of the subject, whose kernel is given, into the folder; goes on where a recording stopped.
+
+    Stopped between two visits, it keeps all of them in a file whose name ends in .part. ValueError if nothing works.
+    """
+    path = folder / subject.filename
+    part, builds = (path.with_name(path.name + ending) for ending in (_PART, _BUILDS))
+    draft = _Draft.begun(subject, part)
+    try:
+        with _fresh_caches(builds):
+            for number in range(effort.passes):
+                yield from draft.record(kernel, number, effort)
+                draft.table().save(part)
+    except (KeyboardInterrupt, GeneratorExit):
+        draft.table().save(part)
+        raise
+    table = draft.table()
+    part.unlink()
+    shutil.rmtree(builds, ignore_errors=True)
+    if not table.passes:
+        raise ValueError(f"{subject}: no config works; the first one: {table.visits[0].failure}")
+    table.save(path)
+
+
+@dataclass
+class _Draft:
+    """A table that is being recorded."""
+
+    subject: Subject
+    visits: list[Visits]
+    created: float
+
+    @classmethod
+    def begun(cls, subject: Subject, part: Path) -> _Draft:
+        """What an earlier recording left of this very subject, else nothing yet."""
+        with contextlib.suppress(TableError):
+            left = read(part)
+            if left.subject.key == subject.key:
+                return cls(subject, list(left.visits), left.created)
+        return cls(subject, [Visits()] * len(subject.space), time.time())
+
+    def table(self) -> LabTable:
+        return LabTable(self.subject, tuple(self.visits), self.created)
+
+    def record(self, kernel: Kernel, number: int, effort: Effort) -> Recording:
+        """Visit every config that has not been in this pass, in the pass's own order and process."""
+        order = [at for at, v in enumerate(self.visits) if not v.failure and len(v.passes) == number]
+        random.Random(f"{self.subject} {number}").shuffle(order)
+        policy = self.subject.policy
+        worker = Worker(detect.allowed_cores()[-policy.threads :], policy.threads)
+        try:
+            for at in order:
+                config = self.subject.space.configs[at]
+                with alone():
+                    attempt = worker.measure(Candidate(self.subject.workload, kernel, config), policy, effort.seconds)
+                self.visits[at] = _with(self.visits[at], attempt, effort.samples)
+                done = sum(effort.passes if v.failure else len(v.passes) for v in self.visits)
+                yield Visited(self.subject, config, done, effort.passes * len(self.visits), self.visits[at])
+        finally:
+            worker.close()
+
+
+def _with(before: Visits, attempt: Attempt, samples: int) -> Visits:
+    """The visits with one more; a config that fails once is one that fails."""
+    if isinstance(attempt.outcome, Failure):
+        return Visits(failure=f"{attempt.outcome.kind}: {attempt.outcome.reason}"[:_LONGEST_REASON])
+    taken = attempt.outcome.samples
+    # Spread over the visit, so that they differ as much as those of a search do.
+    chosen = tuple(taken[len(taken) * k // samples] for k in range(samples)) if len(taken) > samples else taken
+    seconds = before.build_seconds if before.passes else attempt.build_seconds
+    return Visits((*before.passes, chosen), attempt.outcome.calls, seconds)
+
+
+@contextlib.contextmanager
+def _fresh_caches(folder: Path) -> Iterator[None]:
+    """What is compiled meanwhile goes to caches of its own in the folder."""
+    before = {name: os.environ.get(name) for name in _CACHES}
+    os.environ.update({name: str(folder.resolve() / cache) for name, cache in _CACHES.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,216 @@
+"""A table played back: what a search, a race and the truth would be under one seed, without any device.
+
+The seed splits the passes into two halves. A search sees, of every config, the median of a bootstrap resample of one
+visit of the first half; a race draws its samples from the visits of the first half; the truth is what the second half,
+which neither has seen, says of a config beside all others in the same pass. The kernel's default is hidden, because
+its author chose it on such a machine: a search starts at a random config that works.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from perfsuite.kernel import Space
+from perfsuite.lab.table import LabTable
+from perfsuite.race import BLOCK
+from perfsuite.racing import PROCESSES
+from perfsuite.search import Strategy
+
+Floats = npt.NDArray[np.float64]
+
+# A search that asks this often for what it knows has nothing more to ask.
+_IDLE = 1_000
+
+
+class Tape:
+    """A table as arrays, made once and played under many seeds."""
+
+    def __init__(self, table: LabTable) -> None:
+        self.table = table
+        self.visits = [[np.array(taken) for taken in visits.passes] for visits in table.visits]
+        self.works = np.array([not visits.failure for visits in table.visits])
+        self.places = {config: at for at, config in enumerate(table.subject.space)}
+
+    @cached_property
+    def levels(self) -> Floats:
+        """(config, pass): log median seconds, less what the pass was slower than others for all configs alike.
+
+        A process in which all times are 5 % longer says nothing of one config against another. Infinity for a config
+        that fails.
+        """
+        levels = np.full((len(self.works), self.table.passes), math.inf)
+        for at in np.flatnonzero(self.works):
+            levels[at] = [math.log(float(np.median(taken))) for taken in self.visits[at][: self.table.passes]]
+        working = levels[self.works]
+        levels[self.works] -= np.median(working - np.median(working, axis=1, keepdims=True), axis=0)
+        return levels
+
+    @cached_property
+    def level(self) -> Floats:
+        """Log seconds of each config over all passes."""
+        return np.asarray(np.median(self.levels, axis=1))
+
+
+class Replay:
+    """One table under one seed; configs are their places in the table."""
+
+    def __init__(self, tape: Tape, seed: int) -> None:
+        self.tape, self.seed = tape, seed
+        self.table, self.works, self.places = tape.table, tape.works, tape.places
+        self.random = np.random.default_rng([seed, len(tape.works)])
+        split = self.random.permutation(self.table.passes)
+        self._seen, self._fresh = split[: self.table.passes // 2], split[self.table.passes // 2 :]
+        self.costs = self._costs()
+        self.start = int(self.random.choice(np.flatnonzero(self.works)))
+
+    @cached_property
+    def space(self) -> Space:
+        """The table's space, with the start as its default."""
+        space = self.table.subject.space
+        return replace(space, default=space.configs[self.start])
+
+    def _costs(self) -> Floats:
+        """Seconds that a search is told for each config; infinity for one that fails."""
+        costs = np.full(len(self.works), math.inf)
+        for at in np.flatnonzero(self.works):
+            visit = self.tape.visits[at][self.random.choice(self._seen)]
+            costs[at] = np.median(self.random.choice(visit, len(visit)))
+        return costs
+
+    @cached_property
+    def truth(self) -> Floats:
+        """Seconds of each config under the fresh data; infinity for one that fails."""
+        return np.asarray(np.exp(np.median(self.tape.levels[:, self._fresh], axis=1)))
+
+    def best(self, among: Sequence[int] | None = None) -> int:
+        """The best config (of those given) over all passes.
+
+        The lowest of many noisy times is lower than any config is: so all passes choose it, and the fresh ones say how
+        fast it is.
+        """
+        chosen = np.arange(len(self.works)) if among is None else np.asarray(among)
+        return int(chosen[self.tape.level[chosen].argmin()])
+
+    def slower(self, at: int, among: Sequence[int] | None = None) -> float:
+        """How much slower than the best (of those given) a config truly is: 0.05 for 5 %; never less than 0."""
+        return max(0.0, float(self.truth[at] / self.truth[self.best(among)]) - 1.0)
+
+    @cached_property
+    def regret(self) -> Floats:
+        """How much slower than the best of the space each config truly is."""
+        return np.asarray(np.maximum(0.0, self.truth / self.truth[self.best()] - 1.0))
+
+    @cached_property
+    def wall(self) -> Floats:
+        """Seconds that one evaluation takes: its share of all builds, and the calls of its samples.
+
+        A build that several configs share was recorded with the first of them; here all configs bear all builds alike.
+        """
+        built = statistics.fmean(v.build_seconds for v in self.table.visits)
+        timed = [len(v.passes[0]) * v.calls if v.passes else 0 for v in self.table.visits]
+        return np.asarray(built + np.where(self.works, self.costs, 0.0) * np.array(timed))
+
+    @cached_property
+    def racers(self) -> list[int]:
+        """The passes that stand for the processes of a race: as many as it has, or all of the first half."""
+        return [int(number) for number in self._seen[:PROCESSES]]
+
+    def block(self, entrants: Sequence[int], number: int) -> list[list[float]]:
+        """BLOCK samples of each entrant, all from one pass; blocks take turns among the passes of `racers`."""
+        return [list(drawn) for drawn in self.rounds(entrants, [self.racers[number % len(self.racers)]] * BLOCK)]
+
+    def rounds(self, entrants: Sequence[int], passes: Sequence[int]) -> Floats:
+        """(entrant, round): a sample of each entrant in each round, drawn from its visit in the round's pass."""
+        drawn = np.empty((len(entrants), len(passes)))
+        chosen = np.asarray(passes)
+        for row, at in enumerate(entrants):
+            for number in np.unique(chosen):
+                visit, here = self.tape.visits[at][number], chosen == number
+                drawn[row, here] = self.random.choice(visit, int(here.sum()))
+        return drawn
+
+    def in_turn(self, count: int) -> list[int]:
+        """The passes of `count` rounds that come in blocks from `racers` in turn."""
+        return [self.racers[k // BLOCK % len(self.racers)] for k in range(count)]
+
+    def in_one(self, count: int) -> list[int]:
+        """The passes of `count` rounds that are all of one pass."""
+        return [int(self.random.choice(self._seen))] * count
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The configs that a search evaluated, each once, in its order, as places in the table."""
+
+    evaluated: tuple[int, ...]
+
+    def incumbents(self, replay: Replay) -> list[int]:
+        """After each evaluation, the config of the lowest cost so far: what the search would return."""
+        best, incumbents = self.evaluated[0], []
+        for at in self.evaluated:
+            best = at if replay.costs[at] < replay.costs[best] else best
+            incumbents.append(best)
+        return incumbents
+
+
+# Whether a search is over that has made so many evaluations and whose best is this config.
+Enough = Callable[[int, int], bool]
+# Plays a search, ours or a peer's, on a replay.
+Player = Callable[[Replay, Enough], Trace]
+
+
+class Evaluations:
+    """Answers a search's questions; what is asked again is not evaluated again, as in tuning."""
+
+    def __init__(self, replay: Replay, enough: Enough) -> None:
+        self._replay, self._enough = replay, enough
+        self._known: dict[int, float] = {}
+        self._best = -1
+        self._idle = 0
+
+    def cost(self, at: int) -> float:
+        if at in self._known:
+            self._idle += 1
+            return self._known[at]
+        self._idle = 0
+        self._known[at] = cost = float(self._replay.costs[at])
+        if self._best < 0 or cost < self._known[self._best]:
+            self._best = at
+        return cost
+
+    @property
+    def over(self) -> bool:
+        """Whether the search has seen everything, has evaluated enough, or asks only for what it knows."""
+        count = len(self._known)
+        return count == len(self._replay.space) or self._idle > _IDLE or self._enough(count, self._best)
+
+    @property
+    def trace(self) -> Trace:
+        return Trace(tuple(self._known))
+
+
+def player(strategy: Strategy) -> Player:
+    """One of our strategies as tuning drives it."""
+
+    def play(replay: Replay, enough: Enough) -> Trace:
+        asked = Evaluations(replay, enough)
+        steps = strategy(replay.space, replay.seed)
+        try:
+            config = next(steps)
+            while True:
+                cost = asked.cost(replay.places[config])
+                if asked.over:
+                    break
+                config = steps.send(cost)
+        except StopIteration:
+            pass
+        return asked.trace
+
+    return play

@@ -1,0 +1,64 @@
+"""What is asked of the default search and of the race, judged on a score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perfsuite import units
+from perfsuite.leaderboard import Standing, Target, Way
+
+# The default needs at most this share of random's evaluations; a race at most this share of a fixed tuner's samples.
+OF_RANDOM = OF_FIXED = 1.0 / 3.0
+FALSE_WINNERS = 0.01
+TUNERS = ("Optuna", "Kernel Tuner")
+
+
+def judge(standings: Sequence[Standing], ways: Sequence[Way], default: str) -> tuple[Target, ...]:
+    """Every target with its figure; one whose rows are not in the score is not judged."""
+    rows = {standing.name: standing for standing in standings}
+    return (
+        _soon(rows.get(default)),
+        _against_random(rows.get(default), rows.get("random")),
+        *(_against_tuner(rows.get(default), tuner, standings) for tuner in TUNERS),
+        *_deciding(ways),
+    )
+
+
+def _soon(ours: Standing | None) -> Target:
+    words = "within 5 % of the optimum after 10 % of the space or 40 evaluations, in the median"
+    if ours is None:
+        return Target(words, "the default was not played", None)
+    return Target(words, f"after {units.percent(ours.share_to_5)} of them", ours.share_to_5 <= 1.0)
+
+
+def _against_random(ours: Standing | None, random: Standing | None) -> Target:
+    words = "at most a third of random's evaluations to 5 %"
+    if ours is None or random is None:
+        return Target(words, "random or the default was not played", None)
+    share = ours.mean_to_5 / random.mean_to_5
+    return Target(words, f"{ours.mean_to_5:.1f} of {random.mean_to_5:.1f}: {units.percent(share)}", share <= OF_RANDOM)
+
+
+def _against_tuner(ours: Standing | None, tuner: str, standings: Sequence[Standing]) -> Target:
+    words = f"no more evaluations to 5 % than {tuner}'s best"
+    theirs = min((s for s in standings if s.tuner == tuner), key=lambda s: s.mean_to_5, default=None)
+    if ours is None or theirs is None:
+        return Target(words, f"{tuner} was not played", None)
+    figure = f"{ours.mean_to_5:.1f} against {theirs.mean_to_5:.1f} ({theirs.name})"
+    return Target(words, figure, ours.mean_to_5 <= theirs.mean_to_5)
+
+
+def _deciding(ways: Sequence[Way]) -> tuple[Target, ...]:
+    few, fewer = (
+        "at most 1 % false winners",
+        "at most a third of the samples of fixed repeats with as few false winners",
+    )
+    if not ways:
+        return Target(few, "no race was held", None), Target(fewer, "no race was held", None)
+    race, *others = ways
+    first = Target(few, units.percent(race.false_winners), race.false_winners <= FALSE_WINNERS)
+    fixed = others[0]
+    share = race.samples / fixed.samples
+    reached = "" if fixed.false_winners <= race.false_winners else ", which still have more false winners"
+    figure = f"{race.samples:.0f} of {fixed.samples:.0f}{reached}: {units.percent(share)}"
+    return first, Target(fewer, figure, share <= OF_FIXED)
