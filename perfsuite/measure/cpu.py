@@ -7,7 +7,7 @@ import resource
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ _REFILLED = 20e-3
 _TOLERATED = 0.2
 # Kernels that take longer than this get fewer samples.
 _LONG, _FEWEST_LONG = 30e-3, 4
+# Samples taken in one place before the tensors move.
+_STAY = 4
 
 Buffers = tuple[Tensors, Tensors]
 
@@ -94,8 +96,8 @@ class Timer:
         return steady
 
 
-def measure(timer: Timer, seconds: float) -> Measurement:
-    """Samples for about `seconds`, at least FEWEST.
+def measure(timer: Timer, seconds: float, renewed: Callable[[], Sequence[Buffers]] | None = None) -> Measurement:
+    """Samples for about `seconds`, at least FEWEST; every few of them in other memory where `renewed` gives some.
 
     A disturbed sample is taken again; when too few are quiet within three times the budget, the disturbed ones count
     too, and the measurement carries the warnings.
@@ -106,6 +108,8 @@ def measure(timer: Timer, seconds: float) -> Measurement:
     marks: Counter[Disturbance] = Counter()
     faults, start = _minor_faults(), time.perf_counter()
     while True:
+        if renewed is not None and (len(quiet) + len(disturbed)) % _STAY == 0:
+            faults += _moved(timer, renewed)
         sample, found = timer.sentinel.take(timer.sample)
         (disturbed if found else quiet).append(sample)
         marks.update(found)
@@ -123,6 +127,14 @@ def measure(timer: Timer, seconds: float) -> Measurement:
     if len(quiet) < fewest:
         quiet, disturbed, warnings = quiet + disturbed, [], warnings | set(marks)
     return Measurement(tuple(quiet), timer.calls, tuple(sorted(warnings)), disturbed=tuple(disturbed))
+
+
+def _moved(timer: Timer, renewed: Callable[[], Sequence[Buffers]]) -> int:
+    """Move the timer to other memory and warm it; the page faults that this took."""
+    before = _minor_faults()
+    timer.move(renewed())
+    timer.sample()
+    return _minor_faults() - before
 
 
 def warned(marks: Counter[Disturbance], taken: int) -> set[Disturbance]:

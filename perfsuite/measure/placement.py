@@ -1,7 +1,8 @@
-"""Memory in which a race's tensors are placed anew, so that no kernel wins by a lucky address."""
+"""Memory in which tensors are placed anew while they are timed, so that no kernel wins by a lucky address."""
 
 from __future__ import annotations
 
+import mmap
 import random
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ _LARGE = 32 << 20
 
 
 class Arena:
-    """Memory for one workload's tensors; every `place` gives them other addresses, every `renew` other pages.
+    """Memory for one workload's tensors; every `place` gives them other addresses, after `renew` other pages.
 
     The first input and the outputs move. The other inputs are what kernels fold, pack and freeze once per tensor: they
     stay where they are.
@@ -50,9 +51,10 @@ class Arena:
 
 
 def _allocated(size: int) -> torch.Tensor:
+    """Bytes in pages of their own: a heap would hand out what was freed last, and nothing would have moved."""
     import torch
 
-    return torch.empty(size, dtype=torch.uint8)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
 
 
 def _view(memory: torch.Tensor, offset: int, like: torch.Tensor) -> torch.Tensor:
@@ -61,6 +63,5 @@ def _view(memory: torch.Tensor, offset: int, like: torch.Tensor) -> torch.Tensor
 
     if like.numel() == 0:
         return like
-    at = -memory.data_ptr() % _LINE + offset
-    flat = torch.frombuffer(memory.numpy().data, dtype=like.dtype, count=like.numel(), offset=at)
+    flat = torch.frombuffer(memory.numpy().data, dtype=like.dtype, count=like.numel(), offset=offset)
     return flat.as_strided(like.shape, like.stride())
