@@ -66,7 +66,7 @@ def list_(pattern: Pattern = None, as_json: Json = False) -> None:
 @app.command()
 def tune(
     patterns: Patterns = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few trials per kernel, in 3 minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few trials per kernel; everything in 3 minutes.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Every configuration of every kernel.")] = False,
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Stop after about this long: 90s, 10m, 2h.")

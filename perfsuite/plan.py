@@ -19,24 +19,27 @@ PROBES = "probes"
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to spend: trials per kernel and workload, seconds of timing per trial, rounds and seconds of a race.
+    """How much to spend: trials per kernel and workload, seconds of timing per trial, and on the race of the best.
 
-    `budget` is in seconds for everything, None for no end; a search ends at the share `enough` of the ceiling.
+    A race has up to `finalists` of the search, lasts up to `rounds` and `race_seconds`. A search ends at the share
+    `enough` of the ceiling. `budget` is in seconds, for a tuning of everything; None for no end.
     """
 
     trials: int
     seconds: float
     rounds: int
     race_seconds: float
+    finalists: int = 6
     budget: float | None = None
     enough: float = 0.95
 
 
 EFFORTS = {
     "quick": Effort(trials=5, seconds=0.04, rounds=60, race_seconds=1.0, budget=180.0),
+    # Many short trials and a race of many find better configs than few long trials: one visit may be 10 % off anyway.
     # Beside a core that was busy half of the time, 1000 rounds found 5 % on a kernel of 44 us in 51 of 55 races.
-    "default": Effort(trials=24, seconds=0.1, rounds=4000, race_seconds=12.0, budget=900.0),
-    "full": Effort(trials=1_000_000, seconds=0.2, rounds=10_000, race_seconds=30.0, enough=math.inf),
+    "default": Effort(trials=64, seconds=0.03, rounds=4000, race_seconds=12.0, finalists=12, budget=900.0),
+    "full": Effort(trials=1_000_000, seconds=0.1, rounds=10_000, race_seconds=30.0, finalists=16, enough=math.inf),
 }
 
 

@@ -6,8 +6,10 @@ import math
 import statistics
 from collections.abc import Generator, Sequence
 
-from perfsuite.stats import Verdict, compare
+from perfsuite.stats import Contrast, Verdict
 
+# Who is certainly within this of the leader may as well be taken.
+INDIFFERENT = 0.02
 # Rounds asked for at a time, and the fewest before a verdict counts: a block from each of three processes.
 BLOCK, FEWEST = 4, 12
 # The next test comes after so many times the rounds of the last: thousands of rounds, judged after each block, would
@@ -25,8 +27,8 @@ def race(entrants: int, rounds: int, margin: float = 0.01, error: float = 0.01, 
 
     The blocks come from `processes` processes in turn. An entrant that is SLOWER than the leader drops out, with
     `error` shared among the entrants; it keeps its samples. So does one that is far behind in the first block. The race
-    ends when all that are left tie with the leader, after `rounds`, or when time is up and every entrant has FEWEST
-    samples.
+    ends when all that are left lie within INDIFFERENT of the leader, or cannot be told from it in `rounds`; or when
+    time is up and every entrant has FEWEST samples.
     """
     samples: Samples = [[] for _ in range(entrants)]
     active = list(range(entrants))
@@ -43,9 +45,9 @@ def race(entrants: int, rounds: int, margin: float = 0.01, error: float = 0.01, 
         if late:
             break
         look = _LATER * len(samples[leader])
-        verdicts = {e: verdict(samples[e], samples[leader], margin, each, processes) for e in active if e != leader}
-        active = [e for e in active if verdicts.get(e) != Verdict.SLOWER]
-        if all(verdicts.get(e, Verdict.TIE) == Verdict.TIE for e in active):
+        others = {e: contrast(samples[e], samples[leader], processes) for e in active if e != leader}
+        active = [e for e in active if e == leader or others[e].verdict(margin, each) is not Verdict.SLOWER]
+        if not any(_open(others[e], each, rounds) for e in active if e != leader):
             break
     return samples
 
@@ -69,8 +71,18 @@ def verdict(
         return Verdict.SLOWER
     if _far(against[:both], times[:both]):
         return Verdict.FASTER
-    sources = [at // BLOCK % processes for at in range(both)]
-    return compare(times[:both], against[:both], margin, error, sources)
+    return contrast(times, against, processes).verdict(margin, error)
+
+
+def contrast(times: Sequence[float], against: Sequence[float], processes: int = 1) -> Contrast:
+    """Of the rounds that both took part in, in blocks from `processes` processes in turn."""
+    both = min(len(times), len(against))
+    return Contrast.of(times[:both], against[:both], [at // BLOCK % processes for at in range(both)])
+
+
+def _open(other: Contrast, error: float, rounds: int) -> bool:
+    """Whether it matters which of the two is taken, and more rounds may tell."""
+    return not other.close(INDIFFERENT, error) and other.may_be_decided(INDIFFERENT, error, rounds)
 
 
 def _far(times: Sequence[float], against: Sequence[float]) -> bool:

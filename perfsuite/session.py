@@ -39,7 +39,9 @@ class Wish:
 
     def plan(self, machine: Machine, known: registry.Registry) -> Plan:
         effort = EFFORTS[self.effort]
-        budget = units.parse_duration(self.budget) if self.budget else effort.budget
+        # What is named is searched whole; an effort's own budget is for everything.
+        usual = None if self.patterns else effort.budget
+        budget = units.parse_duration(self.budget) if self.budget else usual
         policy = Policy.parse(self.policy, self.threads)
         jobs = known.select(self.patterns)
         strategy = self.strategy or search.DEFAULT

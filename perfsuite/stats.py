@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+
+# The number of values at which a confidence sequence is tightest, for its width.
+_TIGHTEST = 20
+# More rounds in the same processes cannot narrow what these differ by. Once that makes up so much of the variance of
+# the mean, it is known well enough to say so.
+_SETTLED = 0.8
 
 
 class Verdict(StrEnum):
@@ -18,30 +25,26 @@ class Verdict(StrEnum):
     DEFAULT = "DEFAULT"
 
 
-def confidence_sequence(values: Sequence[float], error: float, tuned_for: int = 20) -> tuple[float, float]:
+def confidence_sequence(values: Sequence[float], error: float) -> tuple[float, float]:
     """Interval for the mean of `values` that holds at every number of values at once with probability 1 - error.
 
     So it may be looked at after every round and a race stopped whenever it decides. Exact for normal values of unknown
     variance: the values m against which a t-test with a normal prior on the effect size, a test martingale whatever the
     variance, has not yet grown to 1/error. Lai, "On confidence sequences", Annals of Statistics 4, 1976; Wang and
-    Ramdas, "Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance", 2023. `tuned_for`
-    is the number of values at which the interval is tightest. Fewer than three values say nothing.
+    Ramdas, "Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance", 2023. Fewer than
+    three values say nothing.
     """
-    n = len(values)
-    if n < 3:
+    if len(values) < 3:
         return -math.inf, math.inf
     mean = statistics.fmean(values)
-    variance = statistics.variance(values, mean)
-    if variance == 0.0:
-        return mean, mean
-    half = _reach(n, error, tuned_for) * math.sqrt(variance / n)
+    half = Contrast(mean, statistics.variance(values, mean), len(values)).half(error, len(values))
     return mean - half, mean + half
 
 
-def _reach(n: int, error: float, tuned_for: int) -> float:
+def _reach(n: int, error: float) -> float:
     """Half the width of the sequence's interval at n values, in standard errors of the mean; infinite at first."""
     budget = -2.0 * math.log(error)
-    prior = (budget + math.log(budget + 1.0)) / tuned_for
+    prior = (budget + math.log(budget + 1.0)) / _TIGHTEST
     spread = 1.0 + n * prior
     grown = (spread / error**2) ** (1.0 / n)
     if grown >= spread:
@@ -59,6 +62,62 @@ def winsorised(values: Sequence[float]) -> list[float]:
     return [min(max(v, middle - reach), middle + reach) for v in values] if reach > 0.0 else list(values)
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """Paired times as log-ratios: their mean, variance and number, and what the differences between processes add.
+
+    `between` is the variance of the mean that comes from processes: the moment estimator of one-way analysis of
+    variance, divided by their number.
+    """
+
+    mean: float
+    variance: float
+    count: int
+    between: float = 0.0
+
+    @classmethod
+    def of(cls, times: Sequence[float], against: Sequence[float], sources: Sequence[int] = ()) -> Contrast:
+        """Of `times` (seconds, one per round) to those of another kernel in the same rounds; ValueError if unpaired.
+
+        `sources` names the process that each pair was taken in.
+        """
+        if len(times) != len(against):
+            raise ValueError(f"paired samples differ in number: {len(times)} and {len(against)}")
+        ratios = winsorised([math.log(a / b) for a, b in zip(times, against)])
+        variance = statistics.variance(ratios) if len(ratios) > 1 else math.inf
+        return cls(statistics.fmean(ratios), variance, len(ratios), _between(ratios, sources))
+
+    def verdict(self, margin: float, error: float) -> Verdict:
+        """FASTER or SLOWER when the confidence sequence excludes 0 *and* the mean lies beyond the margin.
+
+        TIE when the whole interval lies within the margin; else UNDECIDED.
+        """
+        half, edge = self.half(error, self.count), math.log1p(margin)
+        if abs(self.mean) + half <= edge:
+            return Verdict.TIE
+        if half < abs(self.mean) and abs(self.mean) > edge:
+            return Verdict.FASTER if self.mean < 0.0 else Verdict.SLOWER
+        return Verdict.UNDECIDED
+
+    def close(self, margin: float, error: float) -> bool:
+        """Whether the whole interval lies within the margin."""
+        return abs(self.mean) + self.half(error, self.count) <= math.log1p(margin)
+
+    def may_be_decided(self, margin: float, error: float, most: int) -> bool:
+        """Whether up to `most` rounds in the same processes would probably exclude 0, or all beyond the margin."""
+        within = self.variance / self.count
+        settled = self.between >= _SETTLED * (within + self.between)
+        expected = Contrast(self.mean, self.variance, self.count, self.between if settled else 0.0).half(error, most)
+        return expected < max(abs(self.mean), math.log1p(margin) - abs(self.mean))
+
+    def half(self, error: float, count: int) -> float:
+        """Half the width of the confidence sequence's interval at `count` rounds; infinite while it says nothing."""
+        if self.count < 3 or count < 3:
+            return math.inf
+        deviation = math.sqrt(self.variance / count + self.between)
+        return _reach(count, error) * deviation if deviation > 0.0 else 0.0
+
+
 def compare(
     times: Sequence[float],
     against: Sequence[float],
@@ -68,38 +127,16 @@ def compare(
 ) -> Verdict:
     """Verdict on paired `times` (seconds, one per round) against those of another kernel in the same rounds.
 
-    FASTER or SLOWER when the confidence sequence of the log-ratio excludes 0 *and* its centre lies beyond the margin;
-    TIE when the whole interval lies within the margin; else UNDECIDED. `sources` names the process that each pair was
-    taken in: what the processes differ by beyond chance widens the interval.
+    `sources` names the process that each pair was taken in: what the processes differ by beyond chance widens the
+    interval.
     """
-    if len(times) != len(against):
-        raise ValueError(f"paired samples differ in number: {len(times)} and {len(against)}")
-    ratios = winsorised([math.log(a / b) for a, b in zip(times, against)])
-    low, high = confidence_sequence(ratios, error)
-    centre = statistics.fmean(ratios)
-    wider = _widening(ratios, sources)
-    low, high = centre - wider * (centre - low), centre + wider * (high - centre)
-    edge = math.log1p(margin)
-    if -edge <= low and high <= edge:
-        return Verdict.TIE
-    if high < 0.0 and centre < -edge:
-        return Verdict.FASTER
-    if low > 0.0 and centre > edge:
-        return Verdict.SLOWER
-    return Verdict.UNDECIDED
+    return Contrast.of(times, against, sources).verdict(margin, error)
 
 
-def _widening(values: Sequence[float], sources: Sequence[int]) -> float:
-    """How much larger the standard error of the mean is for the variance between sources; 1.0 if there is none.
-
-    The variance between sources is the moment estimator of one-way analysis of variance.
-    """
+def _between(values: Sequence[float], sources: Sequence[int]) -> float:
+    """The variance that differences between sources give to the mean; 0.0 where there is one source, or none shows."""
     groups = [[v for v, s in zip(values, sources) if s == source] for source in sorted(set(sources))]
     if len(groups) < 2 or min(map(len, groups)) < 2:
-        return 1.0
-    variance = statistics.variance(values)
+        return 0.0
     within = statistics.fmean(statistics.variance(group) / len(group) for group in groups)
-    between = max(0.0, statistics.variance([statistics.fmean(group) for group in groups]) - within)
-    if variance == 0.0 or between == 0.0:
-        return 1.0
-    return math.sqrt(1.0 + between / len(groups) / (variance / len(values)))
+    return max(0.0, statistics.variance([statistics.fmean(group) for group in groups]) - within) / len(groups)

@@ -25,8 +25,7 @@ from perfsuite.trial import Failure, Trial
 from perfsuite.worker import Attempt, Candidate, Worker, WorkerDied
 
 # A candidate within this factor of the fastest of the search may win the race.
-_FINALIST = 1.15
-_MOST_FINALISTS = 6
+_FINALIST = 1.2
 # Trials of each kernel on a probe: others wait for the ceilings.
 _PROBE_TRIALS = 3
 # Workloads whose first configs are built ahead.
@@ -182,7 +181,7 @@ class _Run:
         None where it is not known and not to `begin`, or would not end within the budget.
         """
         plan, workload = self.plan, job.workload
-        entrants = finalists(trials, plan.registry.defaults)
+        entrants = finalists(trials, plan.registry.defaults, plan.effort.finalists)
         race = digest([f"{t.kernel} {t.digest} {t.config}" for t in entrants] + [str(plan.effort.rounds)])
         if self.knowledge.raced(workload, race):
             self.sums["known"] += len(entrants)
@@ -223,14 +222,14 @@ class _Run:
         )
 
 
-def finalists(trials: Sequence[Trial], defaults: frozenset[str]) -> list[Trial]:
-    """Who races: the best config of every kernel within reach of the best, the near-best configs, and the baselines.
+def finalists(trials: Sequence[Trial], defaults: frozenset[str], most: int) -> list[Trial]:
+    """Who races: the configs within reach of the best, `most` at the most, and the baselines beside them.
 
     Baselines are the default kernels and inductor: every report quotes the speed-up over both from the same race.
     """
     ordered = sorted(trials, key=lambda t: (t.seconds, t.kernel, str(t.config)))
     reach = _FINALIST * ordered[0].seconds
-    chosen = [t for t in ordered if t.seconds <= reach][:_MOST_FINALISTS]
+    chosen = [t for t in ordered if t.seconds <= reach][:most]
     for trial in ordered:
         first = all(trial.kernel != t.kernel for t in chosen)
         if first and (trial.kernel in defaults or trial.kernel.endswith("/inductor")):

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import MACHINE, trial
 
-from perfsuite import budget
+from perfsuite import budget, registry
 from perfsuite.builds import Builds
 from perfsuite.kernel import Config, Dimension, Kernel, Run, Space
 from perfsuite.op import Op, Operand, Workload
 from perfsuite.policy import Policy
 from perfsuite.report import spending
 from perfsuite.seeds import MOST, Seeds
+from perfsuite.session import Wish
 from perfsuite.timeline import BUILD, MEASURE, Recorder, Span, Timeline
 from perfsuite.trial import Failure, FailureKind
 from perfsuite.worker import Attempt, Candidate, Worker
@@ -250,3 +251,19 @@ def test_a_lane_is_drawn_as_blocks_that_hide_nothing() -> None:
     ]
     drawn = spending.blocks(every, gap=0.1)
     assert drawn == {"search": [(0.0, 2.0), (3.01, pytest.approx(0.99)), (5.0, 1.0)], "race": [(2.0, 1.0)]}
+
+
+@pytest.mark.parametrize(
+    ("wish", "seconds"),
+    [
+        (Wish(), 900.0),
+        (Wish(effort="quick"), 180.0),
+        (Wish(effort="full"), None),
+        (Wish(("softmax",), "quick"), None),
+        (Wish(("softmax",), budget="10m"), 600.0),
+    ],
+)
+def test_an_efforts_budget_is_for_everything_and_what_is_named_is_searched_whole(
+    wish: Wish, seconds: float | None
+) -> None:
+    assert wish.plan(MACHINE, registry.discover()).budget == seconds

@@ -18,7 +18,7 @@ from perfsuite.tune import finalists
 FALSE = 0.02
 # Repeats that a fixed-repeat tuner may take of each finalist.
 REPEATS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
-ROUNDS = EFFORTS["default"].rounds
+EFFORT = EFFORTS["default"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def is_false(replay: Replay, pick: int, among: Sequence[int]) -> bool:
 def finalists_of(replay: Replay, evaluated: Sequence[int]) -> tuple[int, ...]:
     """The configs that would race after a search that evaluated these; none if none of them works."""
     trials = [_trial(replay, at, (float(replay.costs[at]),)) for at in evaluated if replay.works[at]]
-    return tuple(replay.places[t.config] for t in finalists(trials, frozenset())) if trials else ()
+    return tuple(replay.places[t.config] for t in finalists(trials, frozenset(), EFFORT.finalists)) if trials else ()
 
 
 def raced(replay: Replay, entrants: Sequence[int]) -> Decision:
     """The race that tuning would hold, on resampled rounds, and its winner by the rule of the table of winners."""
-    steps = race.race(len(entrants), ROUNDS, processes=len(replay.racers))
+    steps = race.race(len(entrants), EFFORT.rounds, processes=len(replay.racers))
     active = next(steps)
     number = 0
     while True:

@@ -1,17 +1,21 @@
 """Records complete spaces: several passes over every config, each in a fresh process and in an order of its own.
 
+Further passes over the configs near the best alone make sure of the truth about them.
 So the noise in a table is that of a machine over time and over processes, not of one visit.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import shutil
+import statistics
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from perfsuite import detect
@@ -33,13 +37,21 @@ _CACHES = {"PERFSUITE_CACHE": "native", "TORCHINDUCTOR_CACHE_DIR": "inductor", "
 _LONGEST_REASON = 200
 
 
+# A config within this factor of the best may be the best in truth, and the further passes are for it.
+_NEAR = 1.25
+
+
 @dataclass(frozen=True)
 class Effort:
-    """How much to record: passes over the space, samples of every config in each, seconds of timing in each visit."""
+    """How much to record: passes over the space, samples of every config in each, seconds of timing in each visit.
 
-    passes: int = 10
+    `near` further passes go over the configs near the best alone: the truth about these decides who is a false winner.
+    """
+
+    passes: int = 8
     samples: int = 8
     seconds: float = 0.01
+    near: int = 24
 
     def __post_init__(self) -> None:
         if self.passes < FEWEST_PASSES:
@@ -106,7 +118,7 @@ def record(subject: Subject, kernel: Kernel, effort: Effort, folder: Path) -> Re
     draft = _Draft.begun(subject, part)
     try:
         with _fresh_caches(builds):
-            for number in range(effort.passes):
+            for number in range(effort.passes + effort.near):
                 yield from draft.record(kernel, number, effort)
                 draft.table().save(part)
     except (KeyboardInterrupt, GeneratorExit):
@@ -141,8 +153,9 @@ class _Draft:
         return LabTable(self.subject, tuple(self.visits), self.created)
 
     def record(self, kernel: Kernel, number: int, effort: Effort) -> Recording:
-        """Visit every config that has not been in this pass, in the pass's own order and process."""
-        order = [at for at, v in enumerate(self.visits) if not v.failure and len(v.passes) == number]
+        """Visit every config that belongs to this pass and has not been in it, in the pass's own order and process."""
+        wanted = self._wanted(effort)
+        order = [at for at, count in enumerate(wanted) if len(self.visits[at].passes) == number < count]
         random.Random(f"{self.subject} {number}").shuffle(order)
         policy = self.subject.policy
         worker = Worker(detect.allowed_cores()[-policy.threads :], policy.threads)
@@ -152,10 +165,25 @@ class _Draft:
                 with alone():
                     attempt = worker.measure(Candidate(self.subject.workload, kernel, config), policy, effort.seconds)
                 self.visits[at] = _with(self.visits[at], attempt, effort.samples)
-                done = sum(effort.passes if v.failure else len(v.passes) for v in self.visits)
-                yield Visited(self.subject, config, done, effort.passes * len(self.visits), self.visits[at])
+                done = sum(len(v.passes) for v in self.visits)
+                yield Visited(self.subject, config, done, sum(wanted), self.visits[at])
         finally:
             worker.close()
+
+    def _wanted(self, effort: Effort) -> list[int]:
+        """The passes that each config is to be in; none, once it has failed."""
+        bests = [_best(v, effort.passes) for v in self.visits]
+        near = _NEAR * min(bests)
+        whole = all(v.failure or len(v.passes) >= effort.passes for v in self.visits)
+        return [
+            0 if v.failure else effort.passes + effort.near * (whole and best <= near)
+            for v, best in zip(self.visits, bests)
+        ]
+
+
+def _best(visits: Visits, passes: int) -> float:
+    """Median seconds of the first passes; infinite where there are none."""
+    return statistics.median(chain.from_iterable(visits.passes[:passes])) if visits.passes else math.inf
 
 
 def _with(before: Visits, attempt: Attempt, samples: int) -> Visits:

@@ -1,9 +1,10 @@
 """A table played back: what a search, a race and the truth would be under one seed, without any device.
 
-The seed splits the passes into two halves. A search sees, of every config, the median of a bootstrap resample of one
-visit of the first half; a race draws its samples from the visits of the first half; the truth is what the second half,
-which neither has seen, says of a config beside all others in the same pass. The kernel's default is hidden, because
-its author chose it on such a machine: a search starts at a random config that works.
+The seed splits the passes over the whole space into two halves. A search sees, of every config, the median of a
+bootstrap resample of one visit of the first half; a race draws its samples from the visits of the first half; the truth
+is what the second half and the further passes over the best, which neither has seen, say of a config beside all others
+in the same pass. The kernel's default is hidden, because its author chose it on such a machine: a search starts at a
+random config that works.
 """
 
 from __future__ import annotations
@@ -43,19 +44,21 @@ class Tape:
         """(config, pass): log median seconds, less what the pass was slower than others for all configs alike.
 
         A process in which all times are 5 % longer says nothing of one config against another. Infinity for a config
-        that fails.
+        that fails, NaN for a pass that it was not in.
         """
-        levels = np.full((len(self.works), self.table.passes), math.inf)
-        for at in np.flatnonzero(self.works):
-            levels[at] = [math.log(float(np.median(taken))) for taken in self.visits[at][: self.table.passes]]
+        most = max(map(len, self.visits))
+        levels = np.full((len(self.works), most), math.nan)
+        for at, visits in enumerate(self.visits):
+            levels[at, : len(visits)] = [math.log(float(np.median(taken))) for taken in visits]
         working = levels[self.works]
-        levels[self.works] -= np.median(working - np.median(working, axis=1, keepdims=True), axis=0)
+        levels[self.works] -= np.nanmedian(working - np.nanmedian(working, axis=1, keepdims=True), axis=0)
+        levels[~self.works] = math.inf
         return levels
 
     @cached_property
     def level(self) -> Floats:
         """Log seconds of each config over all passes."""
-        return np.asarray(np.median(self.levels, axis=1))
+        return np.asarray(np.nanmedian(self.levels, axis=1))
 
 
 class Replay:
@@ -66,7 +69,9 @@ class Replay:
         self.table, self.works, self.places = tape.table, tape.works, tape.places
         self.random = np.random.default_rng([seed, len(tape.works)])
         split = self.random.permutation(self.table.passes)
-        self._seen, self._fresh = split[: self.table.passes // 2], split[self.table.passes // 2 :]
+        further = np.arange(self.table.passes, tape.levels.shape[1])
+        self._seen = split[: self.table.passes // 2]
+        self._fresh = np.concatenate([split[self.table.passes // 2 :], further])
         self.costs = self._costs()
         self.start = int(self.random.choice(np.flatnonzero(self.works)))
 
@@ -87,7 +92,7 @@ class Replay:
     @cached_property
     def truth(self) -> Floats:
         """Seconds of each config under the fresh data; infinity for one that fails."""
-        return np.asarray(np.exp(np.median(self.tape.levels[:, self._fresh], axis=1)))
+        return np.asarray(np.exp(np.nanmedian(self.tape.levels[:, self._fresh], axis=1)))
 
     def best(self, among: Sequence[int] | None = None) -> int:
         """The best config (of those given) over all passes.
