@@ -13,7 +13,7 @@ from perfsuite.op import Op, Workload
 
 # The ceilings may take this share of a budget, the survey this share of what they leave.
 PROBING, SURVEYING = 0.25, 0.35
-# Seconds taken for a trial, and multiples of it for a race beyond its rounds, before any was seen.
+# Seconds taken for a trial before any was seen; what a race may take beyond its rounds, in trials.
 _TRIAL, _RACE = 1.0, 3.0
 # A workload is begun with time for this many trials of each kernel, and its race.
 _FEW = 2
@@ -133,11 +133,12 @@ class Costs:
         self.trials[workload] = min(took, self.trials.get(workload, took))
 
     def race(self, workload: Workload, rounds: float) -> float:
-        """The seconds of the rounds, and of what comes before them: as many trials as with the races so far."""
-        return rounds + (statistics.median(self.races) if self.races else _RACE) * self.trial(workload)
+        """As many trials as the races so far took; at most the seconds of the rounds and what comes before them."""
+        trial = self.trial(workload)
+        return min(rounds + _RACE * trial, statistics.median(self.races) * trial if self.races else math.inf)
 
-    def raced(self, workload: Workload, rounds: float, took: float) -> None:
-        self.races.append(max(0.0, took - rounds) / self.trial(workload))
+    def raced(self, workload: Workload, took: float) -> None:
+        self.races.append(took / self.trial(workload))
 
     def least(self, workload: Workload, kernels: int, rounds: float) -> float:
         """What a workload needs to be worth beginning: a few trials of each kernel, their builds, and its race."""

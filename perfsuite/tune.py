@@ -15,7 +15,8 @@ from perfsuite.budget import Costs
 from perfsuite.builds import Builds
 from perfsuite.events import Entered, Event, Finished, Raced, Started
 from perfsuite.knowledge import Knowledge
-from perfsuite.plan import Plan
+from perfsuite.plan import Effort, Plan
+from perfsuite.race import FEWEST
 from perfsuite.racing import Racers
 from perfsuite.registry import Job
 from perfsuite.results import Results
@@ -26,6 +27,10 @@ from perfsuite.worker import Attempt, Candidate, Worker, WorkerDied
 
 # A candidate within this factor of the fastest of the search may win the race.
 _FINALIST = 1.2
+# So many race, however long they take; and calls for each round of a race, with those that warm up.
+_FEWEST_FINALISTS, _CALLS = 3, 2
+# A race may take this share of its workload's share of the budget, and this many seconds however small that is.
+_RACE_SHARE, _SHORTEST_RACE = 0.5, 1.0
 # Trials of each kernel on a probe: others wait for the ceilings.
 _PROBE_TRIALS = 3
 # Workloads whose first configs are built ahead.
@@ -153,7 +158,8 @@ class _Run:
         whole = yield from self._counted("search", job, self.plan.effort.trials, until, latest)
         good = [t for t in self.knowledge.of(job.workload, *job.kernels) if t.measurement is not None]
         # A race of the surveyed default alone would take the time of the next workload and decide nothing.
-        raced = self._race(job, good, whole or (share > 0.0 and len(good) > 1)) if good else None
+        begin = whole or (share > 0.0 and len(good) > 1)
+        raced = self._race(job, good, max(_SHORTEST_RACE, _RACE_SHARE * share) if begin else 0.0) if good else None
         if raced is not None:
             yield raced
         elif good or not whole:
@@ -175,18 +181,19 @@ class _Run:
             self.sums["failed"] += not event.known and isinstance(event.outcome, Failure)
             yield event
 
-    def _race(self, job: Job, trials: Sequence[Trial], begin: bool) -> Raced | None:
+    def _race(self, job: Job, trials: Sequence[Trial], seconds: float) -> Raced | None:
         """Race the finalists unless the very same race is known; its trials are stored together.
 
-        None where it is not known and not to `begin`, or would not end within the budget.
+        None where it is not known and no `seconds` are for it, or it would not end within the budget.
         """
         plan, workload = self.plan, job.workload
-        entrants = finalists(trials, plan.registry.defaults, plan.effort.finalists)
+        entrants = finalists(trials, plan.registry.defaults, plan.effort)
         race = digest([f"{t.kernel} {t.digest} {t.config}" for t in entrants] + [str(plan.effort.rounds)])
         if self.knowledge.raced(workload, race):
             self.sums["known"] += len(entrants)
             return Raced(workload, len(entrants), known=True)
-        seconds = min(plan.effort.race_seconds, self.remaining)
+        begin = seconds > 0.0
+        seconds = min(plan.effort.race_seconds, self.remaining, seconds)
         if not begin or self.costs.race(workload, seconds) > self.remaining:
             return None
         candidates = [Candidate(workload, plan.registry.kernels[t.kernel], t.config) for t in entrants]
@@ -197,7 +204,7 @@ class _Run:
         except WorkerDied:
             # It worked a moment ago; the next run races again.
             return None
-        self.costs.raced(workload, seconds, self.recorder.now - start)
+        self.costs.raced(workload, self.recorder.now - start)
         for candidate, measurement in zip(candidates, measured):
             self.searches.store(candidate, Attempt(measurement), "race", race)
         self.sums["races"] += 1
@@ -222,14 +229,15 @@ class _Run:
         )
 
 
-def finalists(trials: Sequence[Trial], defaults: frozenset[str], most: int) -> list[Trial]:
-    """Who races: the configs within reach of the best, `most` at the most, and the baselines beside them.
+def finalists(trials: Sequence[Trial], defaults: frozenset[str], effort: Effort) -> list[Trial]:
+    """Who races: the configs within reach of the best, as many as there is time for, and the baselines beside them.
 
     Baselines are the default kernels and inductor: every report quotes the speed-up over both from the same race.
     """
     ordered = sorted(trials, key=lambda t: (t.seconds, t.kernel, str(t.config)))
-    reach = _FINALIST * ordered[0].seconds
-    chosen = [t for t in ordered if t.seconds <= reach][:most]
+    fastest = ordered[0].seconds
+    most = int(min(effort.finalists, effort.race_seconds / (_CALLS * FEWEST * fastest)))
+    chosen = [t for t in ordered if t.seconds <= _FINALIST * fastest][: max(_FEWEST_FINALISTS, most)]
     for trial in ordered:
         first = all(trial.kernel != t.kernel for t in chosen)
         if first and (trial.kernel in defaults or trial.kernel.endswith("/inductor")):

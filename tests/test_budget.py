@@ -100,9 +100,14 @@ def test_costs_are_those_of_the_shortest_trial_and_of_the_usual_race() -> None:
     for n, took in ((1, 9.0), (1, 0.2), (1, 0.3), (2, 0.4), (100, 8.0)):
         costs.tried(on(n), took)
     assert [costs.trial(on(n)) for n in (1, 0, 80, 200)] == [0.2, 0.2, 8.0, 16.0]
-    costs.raced(on(1), 1.0, 2.0)
-    assert costs.race(on(2), 1.0) == pytest.approx(1.0 + 5.0 * 0.4)
-    assert costs.least(on(2), 2, 1.0) == pytest.approx(4 * 0.4 + 3.0)
+    unseen = costs.race(on(2), 1.0)
+    assert unseen > 1.0
+    costs.raced(on(1), 0.5)
+    assert costs.race(on(2), 1.0) == pytest.approx(1.0)
+    costs.raced(on(1), 9.0)
+    costs.raced(on(1), 9.0)
+    assert costs.race(on(2), 1.0) == unseen
+    assert costs.least(on(2), 2, 1.0) == pytest.approx(4 * 0.4 + unseen)
 
 
 class Slow(Worker):

@@ -41,7 +41,7 @@ def is_false(replay: Replay, pick: int, among: Sequence[int]) -> bool:
 def finalists_of(replay: Replay, evaluated: Sequence[int]) -> tuple[int, ...]:
     """The configs that would race after a search that evaluated these; none if none of them works."""
     trials = [_trial(replay, at, (float(replay.costs[at]),)) for at in evaluated if replay.works[at]]
-    return tuple(replay.places[t.config] for t in finalists(trials, frozenset(), EFFORT.finalists)) if trials else ()
+    return tuple(replay.places[t.config] for t in finalists(trials, frozenset(), EFFORT)) if trials else ()
 
 
 def raced(replay: Replay, entrants: Sequence[int]) -> Decision:
