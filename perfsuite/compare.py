@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +28,7 @@ from perfsuite.trial import Failure, Trial
 from perfsuite.worker import Candidate, WorkerDied, alone
 
 COPY = "copy"
+_PLAIN, PEERS = "plain copy", "peers"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def compare(patterns: Sequence[str], policy: Policy, rounds: int, db: str | None
     if peers:
         # In the environment, because the worker finds its kernels itself.
         os.environ["PERFSUITE_KERNELS"] = os.pathsep.join(
-            filter(None, [os.environ.get("PERFSUITE_KERNELS"), str(Path(__file__).with_name("peers"))])
+            filter(None, [os.environ.get("PERFSUITE_KERNELS"), str(Path(__file__).with_name(PEERS))])
         )
     machine, known = detect.machine(), registry.discover()
     with Results.open(places.database_url(db)) as results:
@@ -104,7 +108,7 @@ def _raced(racers: Racers, candidates: Sequence[Candidate], policy: Policy, roun
     eager = next((s for c, s in zip(able, samples) if c.kernel.default and c.workload.op != COPY), None)
     workload = str(candidates[0].workload)
     for candidate, times in sorted(zip(able, samples), key=lambda pair: statistics.median(pair[1])):
-        name = "plain copy" if candidate.workload.op == COPY else str(candidate.kernel)
+        name = _PLAIN if candidate.workload.op == COPY else str(candidate.kernel)
         ratios = _ratio(times, copy), _ratio(times, eager)
         yield Row(workload, name, str(candidate.config), statistics.median(times), *ratios)
 
@@ -112,6 +116,49 @@ def _raced(racers: Racers, candidates: Sequence[Candidate], policy: Policy, roun
 def _ratio(times: Sequence[float], against: Sequence[float] | None) -> float | None:
     """Median over the rounds of times / against."""
     return None if against is None else statistics.median(a / b for a, b in zip(times, against))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An op on one dtype over its workloads: perfsuite's fastest kernel against a plain copy and against all others.
+
+    The others are eager, inductor and the peers. Both are geometric means and worst cases of time / time.
+    """
+
+    op: str
+    dtype: str
+    workloads: int
+    against_copy: float
+    worst_copy: float
+    against_others: float
+    worst_others: float
+
+
+def standings(rows: Sequence[Row]) -> list[Standing]:
+    """Of each op and dtype that has kernels of perfsuite's own, others and a copy beside them."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for name, several in groupby(rows, key=lambda row: row.workload):
+        workload, raced = Workload.parse(name), [row for row in several if row.kernel != _PLAIN]
+        ours = min((row for row in raced if not _other(row)), key=_seconds, default=None)
+        other = min(filter(_other, raced), key=_seconds, default=None)
+        if ours is not None and other is not None and ours.against_copy is not None:
+            found[workload.op, workload.dtype].append((ours.against_copy, ours.seconds / other.seconds))
+    return [_standing(op, dtype, pairs) for (op, dtype), pairs in found.items()]
+
+
+def _standing(op: str, dtype: str, pairs: Sequence[tuple[float, float]]) -> Standing:
+    copies, others = zip(*pairs)
+    return Standing(op, dtype, len(pairs), geometric_mean(copies), max(copies), geometric_mean(others), max(others))
+
+
+def _seconds(row: Row) -> float:
+    return row.seconds
+
+
+def _other(row: Row) -> bool:
+    """Whether the row's kernel is none of perfsuite's own: eager, inductor or a peer."""
+    family, _, name = row.kernel.partition("/")
+    return family == PEERS or name.startswith(("eager", "inductor"))
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -123,3 +170,15 @@ def show(rows: Sequence[Row], console: Console) -> None:
             ratios = ("-" if r is None else f"{r:.2f}" for r in (row.against_copy, row.against_eager))
             grid.add_row(row.kernel, units.seconds(row.seconds), *ratios, row.config)
         console.print(grid, "")
+    if found := standings(rows):
+        console.print(_summary(found))
+
+
+def _summary(standings: Sequence[Standing]) -> Grid:
+    grid = Grid(title="perfsuite's fastest against the rest", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("op", "shapes", "x copy", "at worst", "x best other", "at worst"):
+        grid.add_column(column, justify="left" if column == "op" else "right")
+    for s in standings:
+        means = (s.against_copy, s.worst_copy, s.against_others, s.worst_others)
+        grid.add_row(f"{s.op} {s.dtype}", str(s.workloads), *(f"{mean:.2f}" for mean in means))
+    return grid

@@ -16,6 +16,8 @@ from perfsuite.op import Op, Workload
 _NODES: dict[str, tuple[str, dict[str, Any]]] = {
     "softmax": ("Softmax", {"axis": -1}),
     "layer_norm": ("LayerNormalization", {"axis": -1, "epsilon": 1e-5}),
+    # ONNX Runtime's own operator; the standard's RMSNormalization came with opset 23.
+    "rms_norm": ("SimplifiedLayerNormalization", {"axis": -1, "epsilon": 1e-5}),
 }
 _OPSET = 17
 
@@ -24,6 +26,8 @@ def supports(workload: Workload, machine: Machine) -> str | None:
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         return f"needs {' and '.join(missing)}: pip install 'perfsuite[peers]'"
+    if 0 in dict(workload.sizes).values():
+        return "ONNX Runtime binds no empty tensors"
     return None if workload.dtype == "f32" else "its CPU provider has no bf16 kernel of this operator"
 
 
