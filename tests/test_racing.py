@@ -34,6 +34,7 @@ def build(op, workload, config):
 
 KERNEL = Kernel(ops=("twice",), build=build)
 """
+pytestmark = pytest.mark.quiet
 EFFORT = Effort(trials=1, seconds=0.01, rounds=40, race_seconds=2.0)
 
 

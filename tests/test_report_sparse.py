@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from synthetic import CREATED, LINEAR, MACHINE, NORMS, POLICY, SOFTMAX, build_evidence, failures, on, timed
 
 from perfsuite.kernel import Config
@@ -13,6 +14,8 @@ from perfsuite.policy import Policy
 from perfsuite.report import Evidence, write
 from perfsuite.table import Table
 from perfsuite.timeline import BUILD, MEASURE, Span, Timeline
+
+pytestmark = pytest.mark.xdist_group("reports")
 
 
 def written(evidence: Evidence, out: Path) -> str:
