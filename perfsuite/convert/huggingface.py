@@ -24,6 +24,7 @@ def gpt2(model: Any) -> Trunk:
         writers=tuple(writers),
         tables=((model.wte, "weight"), (model.wpe, "weight")),
         dropouts=tuple(dropouts),
+        shaped_like_branch=True,
     )
 
 

@@ -9,49 +9,58 @@ from torch import nn
 Tensor = torch.Tensor
 
 
-class _Norm(nn.Module):
-    """What both norms have: y = gain * normalised + offset, where there are a gain and an offset."""
+class _Affine(nn.Module):
+    """y = gain * x + offset, where there are a gain and an offset: copies of what is given."""
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
-    def __init__(
-        self, width: int, eps: float, gain: Tensor | None = None, offset: Tensor | None = None, *, whole: bool = False
-    ) -> None:
+    def __init__(self, gain: Tensor | None = None, offset: Tensor | None = None) -> None:
         super().__init__()
-        self.width, self.eps, self.whole = width, eps, whole
         for name, given in (("weight", gain), ("bias", offset)):
             made = None if given is None else nn.Parameter(given.detach().clone(), requires_grad=given.requires_grad)
             self.register_parameter(name, made)
 
+    def _scaled(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return x if self.weight is None else x * self.weight
+        return x + self.bias if self.weight is None else torch.addcmul(self.bias, x, self.weight)
+
+
+class RMSNorm(_Affine):
+    """gain * x / sqrt(mean(x^2) + eps) + offset over the last dimension, of `width` elements."""
+
+    def __init__(self, width: int, eps: float, gain: Tensor | None = None, offset: Tensor | None = None) -> None:
+        super().__init__(gain, offset)
+        self.width, self.eps = width, eps
+
     def extra_repr(self) -> str:
         return f"{self.width}, eps={self.eps}"
-
-    def _scaled(self, y: Tensor) -> Tensor:
-        if self.bias is None:
-            return y if self.weight is None else y * self.weight
-        return y + self.bias if self.weight is None else torch.addcmul(self.bias, y, self.weight)
-
-
-class RMSNorm(_Norm):
-    """x / sqrt(mean(x^2) + eps) over the last dimension, of `width` elements, which it keeps."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self._scaled(F.rms_norm(x, (self.width,), None, self.eps))
 
 
-class CRMSNorm(_Norm):
-    """RMSNorm of rows of `width` elements and mean zero, of which all but the last are given: [..., width - 1].
+class CRMSNorm(nn.Module):
+    """RMSNorm of rows of `width` elements and mean zero, without their last one, before and after: [..., width - 1]."""
 
-    The last is minus the sum of the given ones. It is among the outputs only if `whole`.
-    """
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.width, self.eps = width, eps
+
+    def extra_repr(self) -> str:
+        return f"{self.width}, eps={self.eps}"
 
     def forward(self, x: Tensor) -> Tensor:
-        last = -x.sum(-1, keepdim=True)
-        if self.whole:
-            return self._scaled(F.rms_norm(torch.cat((x, last), -1), (self.width,), None, self.eps))
-        squares = x.square().sum(-1, keepdim=True) + last.square()
-        return self._scaled(x * torch.rsqrt(squares / self.width + self.eps))
+        squares = x.square().sum(-1, keepdim=True) + x.sum(-1, keepdim=True).square()
+        return x * torch.rsqrt(squares / self.width + self.eps)
+
+
+class Whole(_Affine):
+    """gain * x + offset of rows of mean zero that come without their last element, and go with it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._scaled(torch.cat((x, -x.sum(-1, keepdim=True)), -1))
 
 
 class SelfAttention(nn.Module):

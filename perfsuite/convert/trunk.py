@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from perfsuite.convert import weights
-from perfsuite.convert.layers import CRMSNorm, RMSNorm
+from perfsuite.convert.layers import CRMSNorm, RMSNorm, Whole
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Norm:
             raise ValueError(f"{self.name} of {type(self.owner).__name__} is {layer!r}, only a LayerNorm is converted")
         return layer
 
+    def replace(self, made: nn.Module) -> None:
+        setattr(self.owner, self.name, made.train(self.layer.training))
+
 
 @dataclass(frozen=True)
 class Trunk:
@@ -35,7 +38,8 @@ class Trunk:
 
     `writers` are the linear layers whose outputs are added to it, `tables` the parameters (module, name) whose last
     dimension is, `dropouts` what drops from these before they are added. `module` is called with a first argument that
-    comes from outside and becomes the branch if `open_input`.
+    comes from outside and becomes the branch if it has a name here, `open_input`. With `shaped_like_branch` it shapes
+    the output of its last norm like the branch, so that this can only be made whole after it.
     """
 
     module: nn.Module
@@ -45,6 +49,7 @@ class Trunk:
     tables: tuple[tuple[nn.Module, str], ...]
     dropouts: tuple[nn.Module, ...]
     open_input: str | None = None
+    shaped_like_branch: bool = False
 
     def refuse_what_is_not_equal(self, training: bool) -> None:
         name = type(self.module).__name__
@@ -66,13 +71,17 @@ class Trunk:
     def to_rms(self) -> None:
         self._centre()
         for norm in self.norms:
-            self._replace(norm, RMSNorm)
+            layer = norm.layer
+            affine = () if norm.readers else (layer.weight, layer.bias)
+            norm.replace(RMSNorm(self.width, layer.eps, *affine))
         self._at_the_input(_centred)
 
     def to_crms(self) -> None:
         self._centre()
         for norm in self.norms:
-            self._replace(norm, CRMSNorm)
+            layer = norm.layer
+            narrow = CRMSNorm(self.width, layer.eps)
+            norm.replace(narrow if norm.readers else self._whole(narrow, layer))
             for reader in norm.readers:
                 weights.read_without_last(reader)
         for writer in self.writers:
@@ -82,21 +91,23 @@ class Trunk:
         self._at_the_input(_compressed)
 
     def _centre(self) -> None:
+        """Take the mean out of the branch, and the gains and offsets out of the norms that others read."""
         for writer in self.writers:
             weights.centre(writer)
         for module, name in self.tables:
             weights.change_table(module, name, weights.centred)
-
-    def _replace(self, norm: Norm, kind: type[RMSNorm] | type[CRMSNorm]) -> None:
-        """The norm without gain and offset, which its readers absorb; the last norm has no readers and keeps them."""
-        layer = norm.layer
-        if norm.readers:
+        for norm in self.norms:
             for reader in norm.readers:
-                weights.absorb(reader, layer.weight, layer.bias)
-            made = kind(self.width, layer.eps)
-        else:
-            made = kind(self.width, layer.eps, layer.weight, layer.bias, whole=True)
-        setattr(norm.owner, norm.name, made.train(layer.training))
+                weights.absorb(reader, norm.layer.weight, norm.layer.bias)
+
+    def _whole(self, narrow: CRMSNorm, layer: nn.LayerNorm) -> nn.Module:
+        """What takes the place of the last norm, whose outputs have the width that they had."""
+        whole = Whole(layer.weight, layer.bias)
+        if not self.shaped_like_branch:
+            return nn.Sequential(narrow, whole)
+        self.module.add_module("whole", whole)
+        self.module.register_forward_hook(_leave)
+        return narrow
 
     def _at_the_input(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         if self.open_input is not None:
@@ -114,6 +125,15 @@ class _Entrance:
         if args:
             return (self.change(args[0]), *args[1:]), kwargs
         return args, {**kwargs, self.name: self.change(kwargs[self.name])}
+
+
+def _leave(module: nn.Module, args: Any, output: Any) -> Any:
+    """A hook that makes the first of the outputs whole, in a tuple or an output of transformers."""
+    whole = module.get_submodule("whole")
+    if isinstance(output, tuple):
+        return (whole(output[0]), *output[1:])
+    output.last_hidden_state = whole(output.last_hidden_state)
+    return output
 
 
 def _centred(x: torch.Tensor) -> torch.Tensor:
