@@ -1,11 +1,16 @@
-"""What every test gets: its own database, cached compiles, and the choice of slow ones."""
+"""What every test gets: its own database, cached compiles, quiet where it measures, and the choice of slow ones."""
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from synthetic import build_evidence
+
+from perfsuite.report import Evidence, write
 
 # Time on a shared machine says nothing about an example.
 settings.register_profile("perfsuite", deadline=None, max_examples=60)
@@ -17,10 +22,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="takes long: run with --slow"))
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="takes long: run with --slow"))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))  # whose fixtures and compiled kernels it shares
+
+
+@pytest.fixture(scope="session")
+def locks(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A folder that all workers of pytest-xdist share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if hasattr(request.config, "workerinput") else own
+
+
+@pytest.fixture(autouse=True)
+def beside_others(locks: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """No other worker runs a test beside one that is marked `quiet`."""
+    quiet = request.node.get_closest_marker("quiet") is not None
+    with (locks / "next").open("w") as turn, (locks / "running").open("w") as running:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # who waits here has its turn before those who come later
+        fcntl.flock(running, fcntl.LOCK_EX if quiet else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +54,26 @@ def own_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PERFSUITE_DB", str(path))
     monkeypatch.delenv("PERFSUITE_KERNELS", raising=False)
     return path
+
+
+@pytest.fixture(scope="session")
+def evidence() -> Evidence:
+    return build_evidence()
+
+
+@pytest.fixture(scope="session")
+def folder(evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the synthetic machine."""
+    out = tmp_path_factory.mktemp("report") / "new" / "folder"
+    assert write(evidence, out) == out / "index.html"
+    return out
+
+
+@pytest.fixture(scope="session")
+def page(folder: Path) -> str:
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def markdown(folder: Path) -> str:
+    return (folder / "report.md").read_text(encoding="utf-8")

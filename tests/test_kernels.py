@@ -9,7 +9,18 @@ from perfsuite.kernel import Kernel
 from perfsuite.op import Op, Workload
 
 KNOWN = registry.discover()
-PAIRS = [(op, kernel) for op in KNOWN.ops.values() for kernel in KNOWN.kernels_for(op.name)]
+
+
+def group(op: Op, kernel: Kernel) -> str:
+    """The tests that share what is compiled or slow to begin: inductor's first compile in a process takes seconds."""
+    return "inductor" if kernel.name.startswith("inductor") else f"kernels of {op.family}"
+
+
+PAIRS = [
+    pytest.param(op, kernel, id=f"{op}-{kernel}", marks=pytest.mark.xdist_group(group(op, kernel)))
+    for op in KNOWN.ops.values()
+    for kernel in KNOWN.kernels_for(op.name)
+]
 # torch.compile takes about a second for each shape; the other shapes run with --slow.
 COMPILED_WORKLOADS, COMPILED_CONFIGS, CONFIGS = 2, 1, 3
 
@@ -18,7 +29,7 @@ def test_every_file_could_be_used() -> None:
     assert KNOWN.problems == []
 
 
-@pytest.mark.parametrize(("op", "kernel"), PAIRS, ids=[f"{op}-{kernel}" for op, kernel in PAIRS])
+@pytest.mark.parametrize(("op", "kernel"), PAIRS)
 def test_right_on_test_workloads_and_edge_cases(op: Op, kernel: Kernel) -> None:
     compiled = kernel.name.startswith("inductor")
     finding = checks.examine(
@@ -31,7 +42,7 @@ def test_right_on_test_workloads_and_edge_cases(op: Op, kernel: Kernel) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("op", "kernel"), PAIRS, ids=[f"{op}-{kernel}" for op, kernel in PAIRS])
+@pytest.mark.parametrize(("op", "kernel"), PAIRS)
 def test_right_with_more_configs(op: Op, kernel: Kernel) -> None:
     finding = checks.examine(op, kernel, 12)
     assert finding.reason is None
@@ -50,7 +61,7 @@ def test_op_is_complete(op: Op) -> None:
     assert any(kernel.default for kernel in KNOWN.kernels_for(op.name)), "no default kernel to compare with"
 
 
-@pytest.mark.parametrize(("op", "kernel"), PAIRS, ids=[f"{op}-{kernel}" for op, kernel in PAIRS])
+@pytest.mark.parametrize(("op", "kernel"), PAIRS)
 def test_space_holds_its_default_and_neighbours(op: Op, kernel: Kernel) -> None:
     from perfsuite import detect
 

@@ -33,7 +33,7 @@ LAYERS = (
         "knowledge",
         "searching",
     ),
-    ("tune", "dispatch", "ops", "report", "doctor"),
+    ("tune", "dispatch", "ops", "report", "doctor", "convert"),
     ("progress", "session", "lab", "catalogue", "checks", "compare"),
     ("cli",),
 )

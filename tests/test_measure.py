@@ -16,6 +16,8 @@ from perfsuite.measure.placement import Arena
 from perfsuite.policy import Policy
 from perfsuite.trial import REMEDIES, Disturbance, Measurement
 
+pytestmark = pytest.mark.quiet
+
 
 def busy(seconds: float) -> Run:
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:

@@ -34,6 +34,7 @@ def build(op, workload, config):
 
 KERNEL = Kernel(ops=("twice",), build=build)
 """
+pytestmark = pytest.mark.quiet
 # Time enough on a busy machine: a race whose time is up ends undecided.
 EFFORT = Effort(trials=1, seconds=0.01, rounds=40, race_seconds=30.0)
 

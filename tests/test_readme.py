@@ -18,6 +18,7 @@ from perfsuite.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+TESTS = "pytest -n 2 --dist loadgroup"
 FILES = dict(re.findall(r"`(mine/\w+\.py)`:\n\n```python\n(.*?)```", README, re.DOTALL))
 
 
@@ -81,15 +82,16 @@ def test_a_newcomer_adds_an_op_with_two_kernels(tmp_path: Path) -> None:
 def test_the_kernels_of_the_readme_are_type_clean(tmp_path: Path) -> None:
     for name, text in FILES.items():
         (tmp_path / Path(name).name).write_text(text)
-    command = [sys.executable, "-m", "mypy", "--strict", *map(str, sorted(tmp_path.glob("*.py")))]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    # With the configuration and in the folder of the checkout, mypy finds torch in its cache.
+    command = [sys.executable, "-m", "mypy", *map(str, sorted(tmp_path.glob("*.py")))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
 def test_set_up_takes_one_command_each() -> None:
     install, test = re.findall(r"```sh\n(python3 -m venv .*?)\n```", README)
     assert install.endswith("perfsuite report")
-    assert test.endswith("-m pytest")
+    assert test.endswith(f"-m {TESTS}")
     assert "\n" not in install + test
     check = (ROOT / "ci" / "check.sh").read_text()
-    assert "-e '.[test]'" in check and "-m pytest" in check
+    assert "-e '.[test]'" in check and f"-m {TESTS}" in check

@@ -14,6 +14,8 @@ from perfsuite.policy import Policy
 from perfsuite.stats import Verdict
 from perfsuite.table import Entry
 
+pytestmark = [pytest.mark.quiet, pytest.mark.xdist_group("tunings")]
+
 THRICE = """
 import torch
 

@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 from samples import BROKEN, write_family
 
+from perfsuite import cli
 from perfsuite.results import Results
 from perfsuite.timeline import Timeline
 from perfsuite.trial import FailureKind, Trial
+
+pytestmark = pytest.mark.xdist_group("tunings")  # they would wait for each other's lock on measuring
 
 
 def environment(kernels: Path, **more: str) -> dict[str, str]:
@@ -41,6 +44,7 @@ def trials(database: Path) -> list[Trial]:
         return results.trials()
 
 
+@pytest.mark.quiet  # a limit of 8 s
 def test_broken_kernels_fail_with_readable_reasons_and_the_rest_is_tuned(tmp_path: Path, own_database: Path) -> None:
     write_family(tmp_path / "toys", *BROKEN, "not_compiling")
     summary = tune(tmp_path / "toys", "twice", PERFSUITE_LIMIT_CHECK="8")
@@ -143,6 +147,7 @@ def test_ctrl_c_keeps_everything_and_says_how_to_go_on(tmp_path: Path, own_datab
     assert Timeline.load(timeline).spans
 
 
+@pytest.mark.quiet
 def test_a_budget_is_kept(tmp_path: Path, own_database: Path) -> None:
     family = write_family(tmp_path / "toys")
     start = time.monotonic()
@@ -154,6 +159,7 @@ def test_a_budget_is_kept(tmp_path: Path, own_database: Path) -> None:
     assert time.monotonic() - start < 40
 
 
+@pytest.mark.quiet
 def test_what_a_budget_left_is_done_by_the_same_command(tmp_path: Path, own_database: Path) -> None:
     family = write_family(tmp_path / "toys")
     shapes = [f"twice[n={n},f32]" for n in range(3000, 3040)]
@@ -181,8 +187,10 @@ def test_most_is_to_gain_where_a_model_spends_its_time(tmp_path: Path) -> None:
     assert "3 of 3 workloads searched" in done.stdout
 
 
-def test_wrong_requests_say_what_to_do(tmp_path: Path) -> None:
-    family = write_family(tmp_path / "toys")
+def test_wrong_requests_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PERFSUITE_KERNELS", str(write_family(tmp_path / "toys")))
     for words, says in (
         (("tune", "softmux"), "did you mean softmax"),
         (("tune", "twice[m=3]"), "axes of twice are n"),
@@ -192,10 +200,20 @@ def test_wrong_requests_say_what_to_do(tmp_path: Path) -> None:
         (("tune", "--policy", "lukewarm", "twice"), "lukewarm"),
         (("import", str(tmp_path / "nothing.jsonl")), "cannot be read"),
     ):
-        done = perfsuite(family, *words)
-        assert done.returncode == 2, words
-        assert says in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr
+        monkeypatch.setattr(sys, "argv", ["perfsuite", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2, words
+        said = capsys.readouterr().err
+        assert says in said
+        assert "Traceback" not in said
+
+
+def test_the_process_of_a_wrong_request_ends_alike(tmp_path: Path) -> None:
+    done = perfsuite(write_family(tmp_path / "toys"), "tune", "softmux")
+    assert done.returncode == 2
+    assert "did you mean softmax" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_file_that_cannot_be_imported_is_left_out_with_a_word(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch._inductor.config
 
 from perfsuite.machine import Machine
 from perfsuite.toolchain.constants import PerConstants
@@ -70,6 +69,8 @@ def _with_constants(function: Function, constants: Sequence[torch.Tensor], optio
         nonlocal compiled_once
         if compiled_once:
             return call(*arguments)
+        import torch._inductor.config  # takes 1.3 s, and most processes compile nothing
+
         # Dynamo reads this setting from the global configuration: as an option alone it freezes nothing (torch 2.13).
         with torch._inductor.config.patch(freezing=True):
             answer = call(*arguments)
