@@ -18,8 +18,7 @@ from perfsuite.op import torch_dtype
 KNOWN = registry.discover()
 KERNEL = KNOWN.kernels["norms/native_rows"]
 HERE = detect.machine()
-NORMS = ("layer_norm", "rms_norm", "add_rms_norm")
-DTYPES = ("f32", "bf16")
+DTYPES = ("f32", "bf16", "f16")
 Tensors = Sequence[torch.Tensor]
 
 if (reason := KERNEL.supports(KNOWN.ops["rms_norm"].workloads[0], HERE)) is not None:
@@ -27,14 +26,22 @@ if (reason := KERNEL.supports(KNOWN.ops["rms_norm"].workloads[0], HERE)) is not 
 
 
 # Each takes seconds to compile: these have every op, dtype and number of rows, the narrowest and the widest vectors.
+# The tests of all kernels need ("last", 4) too.
 BUILDS = {
     ("layer_norm", "f32"): ("first", 4),
     ("layer_norm", "bf16"): ("last", 2),
+    ("layer_norm", "f16"): ("last", 4),
     ("rms_norm", "f32"): ("last", 2),
     ("rms_norm", "bf16"): ("first", 1),
+    ("rms_norm", "f16"): ("first", 4),
+    ("simple_rms_norm", "f32"): ("last", 4),
+    ("crms_norm", "f32"): ("last", 4),
+    ("l1_norm", "f32"): ("last", 4),
+    ("add_layer_norm", "f32"): ("last", 4),
     ("add_rms_norm", "f32"): ("last", 1),
     ("add_rms_norm", "bf16"): ("first", 4),
 }
+NORMS = tuple(dict.fromkeys(name for name, _ in BUILDS))
 
 
 def every_config(name: str, dtype: str) -> tuple[Config, ...]:
@@ -48,7 +55,7 @@ def configs(name: str, dtype: str) -> list[Config]:
     every = every_config(name, dtype)
     isas = [isa for isa in ("avx2", "avx512", "avx512_bf16") if any(config["isa"] == isa for config in every)]
     isa = isas[0] if width == "first" else isas[-1]
-    return [config for config in every if config["isa"] == isa and config["rows"] == rows]
+    return [c for c in every if c["isa"] == isa and c["rows"] == rows and c["vectors"] == 4 // rows]
 
 
 def norm(name: str, inputs: Tensors, config: Config | None = None, outputs: Tensors | None = None) -> Tensors:
@@ -64,13 +71,13 @@ def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @given(
-    name=st.sampled_from(NORMS),
-    dtype=st.sampled_from(DTYPES),
+    build=st.sampled_from(sorted(BUILDS)),
     rows=st.integers(0, 9),
     cols=st.integers(1, 300),
     pick=st.integers(0, 10_000),
 )
-def test_any_length_and_config_at_any_address(name: str, dtype: str, rows: int, cols: int, pick: int) -> None:
+def test_any_length_and_config_at_any_address(build: tuple[str, str], rows: int, cols: int, pick: int) -> None:
+    name, dtype = build
     op = KNOWN.ops[name]
     workload = KNOWN.workload(f"{name}[rows={rows},cols={cols},{dtype}]")
     known = configs(name, dtype)
@@ -134,10 +141,30 @@ def test_all_norms_agree_on_rows_of_mean_zero() -> None:
     x, weight = torch.cat([half, -half], dim=1), torch.linspace(0.5, 2.0, 320)
     (rms,) = norm("rms_norm", (x, weight))
     (layer,) = norm("layer_norm", (x, weight, torch.zeros(320)))
-    added, h = norm("add_rms_norm", (0.25 * x, 0.75 * x, weight))
+    (simple,) = norm("simple_rms_norm", (x,))
+    for name, vectors in (("add_rms_norm", [weight]), ("add_layer_norm", [weight, torch.zeros(320)])):
+        added, h = norm(name, (0.25 * x, 0.75 * x, *vectors))
+        torch.testing.assert_close(added, rms, rtol=2e-6, atol=2e-6)
+        torch.testing.assert_close(h, x)
     torch.testing.assert_close(layer, rms, rtol=2e-6, atol=2e-6)
-    torch.testing.assert_close(added, rms, rtol=2e-6, atol=2e-6)
-    torch.testing.assert_close(h, x)
+    torch.testing.assert_close(simple * weight, rms, rtol=2e-6, atol=2e-6)
+
+
+def test_crms_norm_is_the_rms_norm_of_a_row_whose_sum_is_zero() -> None:
+    x = torch.randn(6, 319, generator=torch.Generator().manual_seed(0))
+    (compressed,) = norm("crms_norm", (x,))
+    (whole,) = norm("simple_rms_norm", (torch.cat([x, -x.sum(1, keepdim=True)], dim=1),))
+    torch.testing.assert_close(compressed, whole[:, :-1], rtol=2e-6, atol=2e-6)
+
+
+def test_l1_norm_makes_the_mean_magnitude_one_over_kappa() -> None:
+    """With kappa = sqrt(pi/2), so that a Gaussian row comes out as LayerNorm leaves it."""
+    x = 3.0 + 2.0 * torch.randn(4, 20000, generator=torch.Generator().manual_seed(0))
+    inputs = (x, torch.ones(20000), torch.zeros(20000))
+    (y,) = norm("l1_norm", inputs)
+    kappa = KNOWN.ops["l1_norm"].attribute("kappa")
+    torch.testing.assert_close(kappa * y.abs().mean(1), torch.ones(4), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(y, norm("layer_norm", inputs)[0], rtol=0.02, atol=1e-5)
 
 
 def test_shift_survives_outliers_at_the_start() -> None:
