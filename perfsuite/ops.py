@@ -82,6 +82,26 @@ def add_rms_norm(
     return y, summed
 
 
+def layer_norm_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(dx, dweight, dbias) of layer_norm(x, weight, bias) for the gradient dy[..., cols] of its output."""
+    dx, dweight, dbias = fastest("layer_norm_backward")(dy.contiguous(), x.contiguous(), weight, out=out)
+    return dx, dweight, dbias
+
+
+def rms_norm_backward(
+    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, out: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(dx, dweight) of rms_norm(x, weight) for the gradient dy[..., cols] of its output."""
+    dx, dweight = fastest("rms_norm_backward")(dy.contiguous(), x.contiguous(), weight, out=out)
+    return dx, dweight
+
+
 def int8_linear(
     x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, *, out: torch.Tensor | None = None
 ) -> torch.Tensor:

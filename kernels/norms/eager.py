@@ -54,13 +54,13 @@ def _add_rms_norm(inputs: Tensors, eps: float) -> Tensors:
 
 
 def _layer_norm_backward(inputs: Tensors, eps: float) -> Tensors:
-    """Autograd's own function, which wants the statistics (that a forward would have saved) and f32 throughout."""
-    dy, x, weight = inputs
-    variance, mean = torch.var_mean(x.float(), -1, correction=0, keepdim=True)
-    scale = (variance + eps).rsqrt()
-    if x.dtype != torch.float32:
-        dy, x, weight = dy.float(), x.float(), weight.float()
+    """Autograd's own function, which wants f32 throughout and the statistics, which a forward would have saved.
+
+    torch.var_mean takes five times as long to find them as the forward does.
+    """
+    dy, x, weight = (t.float() for t in inputs)
     bias = torch.empty_like(weight)
+    _, mean, scale = torch.native_layer_norm(x, weight.shape, None, None, eps)
     gradients = torch.ops.aten.native_layer_norm_backward(
         dy, x, weight.shape, mean, scale, weight, bias, [True, True, True]
     )

@@ -5,7 +5,15 @@ One data flow serves every op; what differs is fixed when the source is compiled
 
 from __future__ import annotations
 
+from perfsuite.op import ITEMSIZE, Workload
+
 from .rows import DataFlow
+
+
+def _together(workload: Workload) -> int:
+    row_bytes = workload["cols"] * ITEMSIZE[workload.dtype]
+    return 4 if row_bytes <= 2048 else 2 if row_bytes <= 4096 else 1
+
 
 # What an op does to a row: divide it by a statistic, multiply by a vector, add one, add a second matrix before all that
 # and store the sum.
@@ -21,6 +29,7 @@ FLOW = DataFlow(
         "add_rms_norm": {"STATISTIC": "MEAN_SQUARE", "WEIGHT": 1, "BIAS": 0, "RESIDUAL": 1},
     },
     vectors=8,
+    together=_together,
 )
 
 KERNEL = FLOW.kernel()

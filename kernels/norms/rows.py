@@ -42,12 +42,13 @@ class DataFlow:
     """A C++ source of this folder that serves several ops.
 
     `flows` are the definitions that make it each of them; `vectors` is how many, in all rows that go together, the
-    registers have accumulators for.
+    registers have accumulators for; `together` is how many rows go together without tuning.
     """
 
     source: str
     flows: Mapping[str, Mapping[str, int | str]]
     vectors: int
+    together: Callable[[Workload], int]
 
     def kernel(self) -> Kernel:
         return Kernel(
@@ -71,7 +72,7 @@ class DataFlow:
         # A mean distance, unlike a variance, cannot be corrected for its shift.
         shifted = self.flows[workload.op]["STATISTIC"] == "VARIANCE" and workload["cols"] > _LEAD
         shifts = ("start", "row") if shifted else ("row",)
-        together = 4 if row_bytes <= 2048 else 2 if row_bytes <= 4096 else 1
+        together = self.together(workload)
         # Streaming stores gained nothing at 8 MiB (four times L2), and 1.6 times at 128 MiB.
         default = Config.of(
             isa=isas[-1],

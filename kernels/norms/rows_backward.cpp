@@ -50,6 +50,7 @@ template <bool STREAM, int PREFETCH, int COUNT>
     sweep(cols, [&](auto v, int64_t j, auto n) {
         const Vector weight = load(at[WEIGHT_AT] + j, n);
         times<COUNT>([&](auto r) {
+            fetch<PREFETCH>(at[X_AT] + place(r + COUNT, j));
             Vector d = value(r, j, n);
             const Vector g = load(at[DY_AT] + place(r, j), n) * weight;
             if constexpr (CENTRED) {
@@ -81,7 +82,6 @@ template <bool STREAM, int PREFETCH, int COUNT>
         get(sums + j, dweight);
         if constexpr (BIAS) get(sums + pitch + j, dbias);
         times<COUNT>([&](auto r) {
-            fetch<PREFETCH>(at[X_AT] + place(r + COUNT, j));
             fetch<PREFETCH>(at[DY_AT] + place(r + COUNT, j));
             const Vector dy = load(at[DY_AT] + place(r, j), n);
             Vector d = value(r, j, n), normal, rest;
