@@ -63,9 +63,16 @@ def cases(op: Op) -> Iterator[Case]:
 
 
 def chosen_configs(kernel: Kernel, workload: Workload, count: int) -> tuple[Config, ...]:
-    """The default and some others of the kernel's space, the same ones every time."""
+    """The default and some others of the kernel's space, the same ones every time.
+
+    The workloads of an op and dtype share the others where their spaces allow: kernels take seconds to compile.
+    """
     first, *others = kernel.space(workload, detect.machine())
-    return (first, *random.Random(str(workload)).sample(others, min(count - 1, len(others))))
+
+    def place(config: Config) -> float:
+        return random.Random(f"{workload.op} {workload.dtype} {config}").random()
+
+    return (first, *sorted(others, key=place)[: count - 1])
 
 
 def answer(op: Op, case: Case, run: Run, device: str = "cpu") -> str | None:

@@ -235,7 +235,7 @@ class Dispatcher:
         for operand in self.op.outputs:
             shape, dtype = self.op.shape(operand, workload), torch_dtype(self.op.dtype(operand, workload))
             alike = (shape, dtype, operand.layout) == (tuple(first.shape), first.dtype, self.op.inputs[0].layout)
-            whole = (*lead, *shape[1:]) if folds else shape
+            whole = (*lead, *shape[1:]) if folds and operand.axes[0] == "rows" else shape
             made.append(_Made(shape, whole, dtype, first.device, operand.layout, alike))
         return tuple(made)
 

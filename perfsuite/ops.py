@@ -37,6 +37,39 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor | None 
     return answer
 
 
+def simple_rms_norm(x: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Root-mean-square normalisation of x[..., cols] over its last dimension, without a gain."""
+    answer: torch.Tensor = fastest("simple_rms_norm")(x.contiguous(), out=out)
+    return answer
+
+
+def crms_norm(x: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Compressed RMSNorm (Jiang et al. 2023) of x[..., cols], whose rows lack an element that makes the sum zero."""
+    answer: torch.Tensor = fastest("crms_norm")(x.contiguous(), out=out)
+    return answer
+
+
+def l1_norm(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """LayerNorm of x[..., cols] with sqrt(pi/2) times the mean distance from the mean for the standard deviation."""
+    answer: torch.Tensor = fastest("l1_norm")(x.contiguous(), weight, bias, out=out)
+    return answer
+
+
+def add_layer_norm(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    *,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(layer_norm(x + residual), x + residual) of [..., cols] tensors, in one pass where a kernel fuses it."""
+    y, summed = fastest("add_layer_norm")(x.contiguous(), residual.contiguous(), weight, bias, out=out)
+    return y, summed
+
+
 def add_rms_norm(
     x: torch.Tensor,
     residual: torch.Tensor,
@@ -47,6 +80,26 @@ def add_rms_norm(
     """(rms_norm(x + residual) * weight, x + residual) of [..., cols] tensors, in one pass where a kernel fuses it."""
     y, summed = fastest("add_rms_norm")(x.contiguous(), residual.contiguous(), weight, out=out)
     return y, summed
+
+
+def layer_norm_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(dx, dweight, dbias) of layer_norm(x, weight, bias) for the gradient dy[..., cols] of its output."""
+    dx, dweight, dbias = fastest("layer_norm_backward")(dy.contiguous(), x.contiguous(), weight, out=out)
+    return dx, dweight, dbias
+
+
+def rms_norm_backward(
+    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, out: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(dx, dweight) of rms_norm(x, weight) for the gradient dy[..., cols] of its output."""
+    dx, dweight = fastest("rms_norm_backward")(dy.contiguous(), x.contiguous(), weight, out=out)
+    return dx, dweight
 
 
 def int8_linear(

@@ -223,6 +223,22 @@ def test_norms_match_torch() -> None:
     y, h = perfsuite.ops.add_rms_norm(x, residual, weight)
     assert torch.allclose(h, x + residual, atol=1e-6)
     assert torch.allclose(y, functional.rms_norm(x + residual, (96,), weight, eps), atol=1e-5)
+    y, h = perfsuite.ops.add_layer_norm(x, residual, weight, bias)
+    assert torch.allclose(y, functional.layer_norm(x + residual, (96,), weight, bias), atol=1e-5)
+    assert torch.allclose(perfsuite.ops.simple_rms_norm(x), functional.rms_norm(x, (96,), None, eps), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_gradients_of_norms_match_autograd(name: str) -> None:
+    """Of three-dimensional tensors: dx is like them, the parameters' gradients are vectors."""
+    x, dy, *vectors = torch.randn(4, 9, 96), torch.randn(4, 9, 96), torch.randn(96), torch.randn(96)
+    op = KNOWN.ops[name]
+    given = [t.requires_grad_() for t in (x, *vectors[: len(op.inputs) - 1])]
+    want = torch.autograd.grad(op.reference(*given, **dict(op.attributes)), given, dy)
+    with torch.no_grad():
+        got = getattr(perfsuite.ops, f"{name}_backward")(dy, x, vectors[0])
+    for have, wish in zip(got, want):
+        torch.testing.assert_close(have, wish, rtol=1e-4, atol=1e-4)
 
 
 def test_workloads_and_tensors_agree() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -12,34 +13,49 @@ from hypothesis import strategies as st
 from samples import MACHINE
 
 from perfsuite import check, detect, registry
-from perfsuite.kernel import Config
+from perfsuite.kernel import Config, Kernel
 from perfsuite.op import torch_dtype
 
 KNOWN = registry.discover()
-KERNEL = KNOWN.kernels["norms/native_rows"]
+KERNELS = tuple(KNOWN.kernels[f"norms/{name}"] for name in ("native_rows", "native_rows_backward"))
 HERE = detect.machine()
-NORMS = ("layer_norm", "rms_norm", "add_rms_norm")
-DTYPES = ("f32", "bf16")
+DTYPES = ("f32", "bf16", "f16")
 Tensors = Sequence[torch.Tensor]
 
-if (reason := KERNEL.supports(KNOWN.ops["rms_norm"].workloads[0], HERE)) is not None:
+if (reason := KERNELS[0].supports(KNOWN.ops["rms_norm"].workloads[0], HERE)) is not None:
     pytest.skip(reason, allow_module_level=True)
 
 
 # Each takes seconds to compile: these have every op, dtype and number of rows, the narrowest and the widest vectors.
+# The tests of all kernels need ("last", 4) too.
 BUILDS = {
     ("layer_norm", "f32"): ("first", 4),
     ("layer_norm", "bf16"): ("last", 2),
+    ("layer_norm", "f16"): ("last", 4),
     ("rms_norm", "f32"): ("last", 2),
     ("rms_norm", "bf16"): ("first", 1),
+    ("rms_norm", "f16"): ("first", 4),
+    ("simple_rms_norm", "f32"): ("last", 4),
+    ("crms_norm", "f32"): ("last", 4),
+    ("l1_norm", "f32"): ("last", 4),
+    ("add_layer_norm", "f32"): ("last", 4),
     ("add_rms_norm", "f32"): ("last", 1),
     ("add_rms_norm", "bf16"): ("first", 4),
+    ("layer_norm_backward", "f32"): ("last", 2),
+    ("layer_norm_backward", "f16"): ("last", 4),
+    ("rms_norm_backward", "f32"): ("last", 2),
+    ("rms_norm_backward", "bf16"): ("first", 1),
 }
+NORMS = tuple(dict.fromkeys(name for name, _ in BUILDS))
+
+
+def kernel_of(name: str) -> Kernel:
+    return next(kernel for kernel in KERNELS if name in kernel.ops)
 
 
 def every_config(name: str, dtype: str) -> tuple[Config, ...]:
     """Every config for rows of whole cache lines; elsewhere the kernel does without streaming stores."""
-    return KERNEL.space(KNOWN.workload(f"{name}[rows=64,cols=4096,{dtype}]"), HERE).configs
+    return kernel_of(name).space(KNOWN.workload(f"{name}[rows=64,cols=4096,{dtype}]"), HERE).configs
 
 
 def configs(name: str, dtype: str) -> list[Config]:
@@ -48,13 +64,13 @@ def configs(name: str, dtype: str) -> list[Config]:
     every = every_config(name, dtype)
     isas = [isa for isa in ("avx2", "avx512", "avx512_bf16") if any(config["isa"] == isa for config in every)]
     isa = isas[0] if width == "first" else isas[-1]
-    return [config for config in every if config["isa"] == isa and config["rows"] == rows]
+    return [c for c in every if c["isa"] == isa and c["rows"] == rows and c["vectors"] == 4 // rows]
 
 
 def norm(name: str, inputs: Tensors, config: Config | None = None, outputs: Tensors | None = None) -> Tensors:
     op = KNOWN.ops[name]
     workload = op.bind(inputs)
-    run = KERNEL.build(op, workload, config or configs(name, workload.dtype)[0])
+    run = kernel_of(name).build(op, workload, config or configs(name, workload.dtype)[0])
     return run(inputs, outputs if outputs is not None else op.make_outputs(workload))
 
 
@@ -64,19 +80,20 @@ def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @given(
-    name=st.sampled_from(NORMS),
-    dtype=st.sampled_from(DTYPES),
+    build=st.sampled_from(sorted(BUILDS)),
     rows=st.integers(0, 9),
     cols=st.integers(1, 300),
     pick=st.integers(0, 10_000),
 )
-def test_any_length_and_config_at_any_address(name: str, dtype: str, rows: int, cols: int, pick: int) -> None:
+def test_any_length_and_config_at_any_address(build: tuple[str, str], rows: int, cols: int, pick: int) -> None:
+    name, dtype = build
     op = KNOWN.ops[name]
     workload = KNOWN.workload(f"{name}[rows={rows},cols={cols},{dtype}]")
     known = configs(name, dtype)
     inputs = [at_odd_address(t) for t in op.make_inputs(workload, seed=pick)]
-    beyond = [torch.full((rows * cols + 2,), 77.0, dtype=torch_dtype(dtype)) for _ in op.outputs]
-    outputs = [t[1:-1].view(rows, cols) for t in beyond]
+    shapes = [op.shape(operand, workload) for operand in op.outputs]
+    beyond = [torch.full((math.prod(shape) + 2,), 77.0, dtype=torch_dtype(dtype)) for shape in shapes]
+    outputs = [t[1:-1].view(shape) for t, shape in zip(beyond, shapes)]
     got = norm(name, inputs, known[pick % len(known)], outputs)
     assert check.wrong(op, workload, got, op.expected(inputs, workload)) is None
     assert all(t[0] == 77.0 and t[-1] == 77.0 for t in beyond), "it wrote beyond its output"
@@ -102,7 +119,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", [name for name, dtype in BUILDS if dtype == "f32" and "backward" not in name])
 def test_same_bits_whatever_the_neighbours_and_threads(name: str, threads: None) -> None:
     """A row's result depends on neither the rows beside it nor on who computes it: 67 rows are two threads' work."""
     op = KNOWN.ops[name]
@@ -116,6 +133,48 @@ def test_same_bits_whatever_the_neighbours_and_threads(name: str, threads: None)
         assert all(map(torch.equal, norm(name, inputs, config), alone))
         part = norm(name, [t[3:8].contiguous() if t.dim() == 2 else t for t in inputs], config)
         assert all(torch.equal(few, many[3:8]) for few, many in zip(part, alone))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [build for build in BUILDS if "backward" in build[0]])
+def test_gradients_have_the_same_bits_for_any_number_of_threads(name: str, dtype: str, threads: None) -> None:
+    """170 rows are six parts, of which four threads get unequal shares."""
+    op = KNOWN.ops[name]
+    inputs = op.make_inputs(KNOWN.workload(f"{name}[rows=170,cols=1000,{dtype}]"), seed=5)
+    config = configs(name, dtype)[0]
+    torch.set_num_threads(1)
+    alone = norm(name, inputs, config)
+    for count in (2, 3, 4, 4):
+        torch.set_num_threads(count)
+        assert all(map(torch.equal, norm(name, inputs, config), alone))
+
+
+@pytest.mark.parametrize("forward", ["layer_norm", "rms_norm"])
+def test_gradients_are_those_of_float64_autograd(forward: str) -> None:
+    """Of the forward's own reference, whose Op says what is saved. Rows near 1e4 too, whose f32 means are off."""
+    op = KNOWN.ops[forward]
+    backward = KNOWN.ops[op.backward or ""]
+    generator = torch.Generator().manual_seed(0)
+    given = [t.double().requires_grad_() for t in op.make_inputs(KNOWN.workload(f"{forward}[rows=37,cols=300,f32]"), 2)]
+    with torch.no_grad():
+        given[0][5:9] += 1e4
+        given[0].copy_(given[0].float())
+    dy = torch.randn(37, 300, generator=generator)
+    want = torch.autograd.grad(op.reference(*given, **dict(op.attributes)), given, dy.double())
+    saved = {operand.name: t.detach().float() for operand, t in zip(op.inputs, given) if operand.name in op.saves}
+    got = norm(backward.name, (dy, *(saved[operand.name] for operand in backward.inputs[1:])))
+    assert len(got) == len(want) == len(given)
+    for have, wish in zip(got, want):
+        torch.testing.assert_close(have.double(), wish, rtol=1e-5, atol=1e-5 * float(wish.abs().max()))
+
+
+def test_gradients_of_many_rows_stay_accurate() -> None:
+    """Sums of 20000 rows, by parts: 1e-5 of the square root of that, relative to the sum of the magnitudes."""
+    op = KNOWN.ops["layer_norm_backward"]
+    workload = KNOWN.workload("layer_norm_backward[rows=20000,cols=16,f32]")
+    inputs = op.make_inputs(workload, seed=1)
+    inputs[0].abs_()
+    _, _, dbias = norm(op.name, inputs)
+    torch.testing.assert_close(dbias.double(), inputs[0].double().sum(0), rtol=2e-6, atol=0.0)
 
 
 @given(shift=st.sampled_from((-4096.0, 0.5, 100.0, 1024.0)), seed=st.integers(0, 1000))
@@ -134,10 +193,30 @@ def test_all_norms_agree_on_rows_of_mean_zero() -> None:
     x, weight = torch.cat([half, -half], dim=1), torch.linspace(0.5, 2.0, 320)
     (rms,) = norm("rms_norm", (x, weight))
     (layer,) = norm("layer_norm", (x, weight, torch.zeros(320)))
-    added, h = norm("add_rms_norm", (0.25 * x, 0.75 * x, weight))
+    (simple,) = norm("simple_rms_norm", (x,))
+    for name, vectors in (("add_rms_norm", [weight]), ("add_layer_norm", [weight, torch.zeros(320)])):
+        added, h = norm(name, (0.25 * x, 0.75 * x, *vectors))
+        torch.testing.assert_close(added, rms, rtol=2e-6, atol=2e-6)
+        torch.testing.assert_close(h, x)
     torch.testing.assert_close(layer, rms, rtol=2e-6, atol=2e-6)
-    torch.testing.assert_close(added, rms, rtol=2e-6, atol=2e-6)
-    torch.testing.assert_close(h, x)
+    torch.testing.assert_close(simple * weight, rms, rtol=2e-6, atol=2e-6)
+
+
+def test_crms_norm_is_the_rms_norm_of_a_row_whose_sum_is_zero() -> None:
+    x = torch.randn(6, 319, generator=torch.Generator().manual_seed(0))
+    (compressed,) = norm("crms_norm", (x,))
+    (whole,) = norm("simple_rms_norm", (torch.cat([x, -x.sum(1, keepdim=True)], dim=1),))
+    torch.testing.assert_close(compressed, whole[:, :-1], rtol=2e-6, atol=2e-6)
+
+
+def test_l1_norm_makes_the_mean_magnitude_one_over_kappa() -> None:
+    """With kappa = sqrt(pi/2), so that a Gaussian row comes out as LayerNorm leaves it."""
+    x = 3.0 + 2.0 * torch.randn(4, 20000, generator=torch.Generator().manual_seed(0))
+    inputs = (x, torch.ones(20000), torch.zeros(20000))
+    (y,) = norm("l1_norm", inputs)
+    kappa = KNOWN.ops["l1_norm"].attribute("kappa")
+    torch.testing.assert_close(kappa * y.abs().mean(1), torch.ones(4), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(y, norm("layer_norm", inputs)[0], rtol=0.02, atol=1e-5)
 
 
 def test_shift_survives_outliers_at_the_start() -> None:
@@ -167,5 +246,5 @@ def test_refusals_say_what_is_missing() -> None:
     from dataclasses import replace
 
     workload = KNOWN.ops["rms_norm"].workloads[0]
-    assert "needs AVX2" in str(KERNEL.supports(workload, replace(MACHINE, isa=())))
-    assert "not f64" in str(KERNEL.supports(replace(workload, dtype="f64"), HERE))
+    assert "needs AVX2" in str(KERNELS[0].supports(workload, replace(MACHINE, isa=())))
+    assert "not f64" in str(KERNELS[0].supports(replace(workload, dtype="f64"), HERE))

@@ -1,4 +1,4 @@
-"""PyTorch's own layer_norm and rms_norm, eagerly."""
+"""The row norms in PyTorch, eagerly: its own functions where it has them, else the formula in f32."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from perfsuite.kernel import Config, Kernel, Run, Tensors
 from perfsuite.op import Op, Workload
 
+from . import formulas
+
 
 def _layer_norm(inputs: Tensors, eps: float) -> Tensors:
     x, weight, bias = inputs
@@ -22,6 +24,28 @@ def _rms_norm(inputs: Tensors, eps: float) -> Tensors:
     return (F.rms_norm(x, weight.shape, weight, eps),)
 
 
+def _simple_rms_norm(inputs: Tensors, eps: float) -> Tensors:
+    (x,) = inputs
+    return (F.rms_norm(x, x.shape[-1:], None, eps),)
+
+
+def _crms_norm(inputs: Tensors, eps: float) -> Tensors:
+    (x,) = inputs
+    return (formulas.crms_norm(x.float(), eps).to(x.dtype),)
+
+
+def _l1_norm(inputs: Tensors, eps: float, kappa: float) -> Tensors:
+    x, weight, bias = inputs
+    return (formulas.l1_norm(x.float(), weight, bias, eps, kappa).to(x.dtype),)
+
+
+def _add_layer_norm(inputs: Tensors, eps: float) -> Tensors:
+    """In f32: what a sum that is rounded first has lost, an element near the mean cannot spare."""
+    x, residual, weight, bias = inputs
+    h = x.float() + residual.float()
+    return F.layer_norm(h, weight.shape, weight.float(), bias.float(), eps).to(x.dtype), h.to(x.dtype)
+
+
 def _add_rms_norm(inputs: Tensors, eps: float) -> Tensors:
     """As models write it: the sum is rounded to its dtype before the norm, one more rounding than the op asks for."""
     x, residual, weight = inputs
@@ -29,19 +53,47 @@ def _add_rms_norm(inputs: Tensors, eps: float) -> Tensors:
     return F.rms_norm(h, weight.shape, weight, eps), h
 
 
-_COMPUTE: dict[str, Callable[[Tensors, Any], Tensors]] = {
+def _layer_norm_backward(inputs: Tensors, eps: float) -> Tensors:
+    """Autograd's own function, which wants f32 throughout and the statistics, which a forward would have saved.
+
+    torch.var_mean takes five times as long to find them as the forward does.
+    """
+    dy, x, weight = (t.float() for t in inputs)
+    bias = torch.empty_like(weight)
+    _, mean, scale = torch.native_layer_norm(x, weight.shape, None, None, eps)
+    gradients = torch.ops.aten.native_layer_norm_backward(
+        dy, x, weight.shape, mean, scale, weight, bias, [True, True, True]
+    )
+    return [gradient.to(inputs[0].dtype) for gradient in gradients]
+
+
+def _rms_norm_backward(inputs: Tensors, eps: float) -> Tensors:
+    """The formula: PyTorch has no such function for CPUs, autograd goes back through the steps of the forward."""
+    dy, x, weight = (t.float() for t in inputs)
+    dx, dweight = formulas.rms_norm_backward(dy, x, weight, eps)
+    return dx.to(inputs[0].dtype), dweight.to(inputs[0].dtype)
+
+
+_COMPUTE: dict[str, Callable[..., Tensors]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
+    "simple_rms_norm": _simple_rms_norm,
+    "crms_norm": _crms_norm,
+    "l1_norm": _l1_norm,
+    "add_layer_norm": _add_layer_norm,
     "add_rms_norm": _add_rms_norm,
+    "layer_norm_backward": _layer_norm_backward,
+    "rms_norm_backward": _rms_norm_backward,
 }
 
 
 def build(op: Op, workload: Workload, config: Config) -> Run:
-    compute, eps = _COMPUTE[op.name], op.attribute("eps")
+    compute: Callable[..., Tensors] = _COMPUTE[op.name]
+    attributes: dict[str, Any] = dict(op.attributes)
 
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:
         with torch.no_grad():
-            return compute(inputs, eps)
+            return compute(inputs, **attributes)
 
     return run
 

@@ -1,6 +1,7 @@
 // Rows are read and written a register's worth of storage at a time: 64 bytes with AVX-512, 32 with AVX2, always as
 // floats. Of f32 that is one register, of bf16 two: the elements at even and those at odd places, which shifts and masks
 // split and merge without the shuffles that in-order lanes need. Element-wise work and sums don't care about the order.
+// f16 is half a register of storage at a time: the instructions that convert it keep the order.
 #pragma once
 
 // gcc 12 takes the undefined operands inside its own intrinsics for mistakes (its bug 105593).
@@ -12,6 +13,9 @@
 #include <cstring>
 
 struct bf16 {
+    uint16_t bits;
+};
+struct f16 {
     uint16_t bits;
 };
 
@@ -38,6 +42,19 @@ inline void store(float* to, Floats v, All) { _mm512_storeu_ps(to, v); }
 inline void store(float* to, Floats v, First n) { _mm512_mask_storeu_ps(to, mask(n.count), v); }
 inline void stream(float* to, Floats v) { _mm512_stream_ps(to, v); }
 
+inline Floats absolute(Floats v) { return _mm512_abs_ps(v); }
+
+inline __m256i narrowed(Floats v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Floats load(const f16* from, All) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+inline Floats load(const f16* from, First n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(n.count), from));
+}
+inline void store(f16* to, Floats v, All) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrowed(v)); }
+inline void store(f16* to, Floats v, First n) { _mm256_mask_storeu_epi16(to, mask(n.count), narrowed(v)); }
+inline void stream(f16* to, Floats v) { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), narrowed(v)); }
+
 #else
 
 using Floats = __m256;
@@ -61,6 +78,24 @@ inline void store(float* to, Floats v, All) { _mm256_storeu_ps(to, v); }
 inline void store(float* to, Floats v, First n) { _mm256_maskstore_ps(to, mask(n.count), v); }
 inline void stream(float* to, Floats v) { _mm256_stream_ps(to, v); }
 
+inline Floats absolute(Floats v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+
+inline __m128i narrowed(Floats v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Floats load(const f16* from, All) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+inline Floats load(const f16* from, First n) {
+    __m128i words{};
+    std::memcpy(&words, from, n.count * sizeof(f16));
+    return _mm256_cvtph_ps(words);
+}
+inline void store(f16* to, Floats v, All) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), narrowed(v)); }
+inline void store(f16* to, Floats v, First n) {
+    const __m128i words = narrowed(v);
+    std::memcpy(to, &words, n.count * sizeof(f16));
+}
+inline void stream(f16* to, Floats v) { _mm_stream_si128(reinterpret_cast<__m128i*>(to), narrowed(v)); }
+
 #endif
 
 // bf16 elements 0, 2, 4, ... and 1, 3, 5, ... of a register's worth.
@@ -74,6 +109,8 @@ inline Pair operator-(Pair a, Floats b) { return {a.even - b, a.odd - b}; }
 inline Pair operator*(Pair a, Floats b) { return {a.even * b, a.odd * b}; }
 inline Pair fma(Pair a, Pair b, Pair c) { return {fma(a.even, b.even, c.even), fma(a.odd, b.odd, c.odd)}; }
 inline Pair fma(Pair a, Floats b, Floats c) { return {fma(a.even, b, c), fma(a.odd, b, c)}; }
+inline Pair fma(Pair a, Floats b, Pair c) { return {fma(a.even, b, c.even), fma(a.odd, b, c.odd)}; }
+inline Pair absolute(Pair v) { return {absolute(v.even), absolute(v.odd)}; }
 inline float total(Pair v) { return total(v.even + v.odd); }
 
 inline Floats keep(Floats v, First n) { return keep(v, n.count); }

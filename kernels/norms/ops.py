@@ -1,39 +1,31 @@
-"""Row normalisations: LayerNorm, RMSNorm, and a residual add with the RMSNorm that follows it."""
+"""Row normalisations: LayerNorm, RMSNorm and their kin, a residual addition with the norm after it, and gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from perfsuite.op import Op, Operand, Sizes, Workload, accumulated, torch_dtype, workloads
+from perfsuite.op import Op, Operand, Sizes, Tolerance, Workload, accumulated, torch_dtype, workloads
+
+from . import formulas
 
 _Cases = Iterator[tuple[str, tuple[torch.Tensor, ...]]]
+_Rows = Sequence[tuple[Mapping[str, int], Sequence[str], Mapping[str, int]]]
 _MATRIX = ("rows", "cols")
 _X = Operand("x", _MATRIX)
+_RESIDUAL = Operand("residual", _MATRIX)
 _Y = Operand("y", _MATRIX)
+_H = Operand("h", _MATRIX)
 _WEIGHT = Operand("weight", ("cols",), fill="positive")
 _BIAS = Operand("bias", ("cols",))
 _BOTH = ("f32", "bf16")
-
-
-def _layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-    """y = weight (x - mean) / sqrt(var + eps) + bias, var without Bessel's correction (Ba et al. 2016)."""
-    centred = x - x.mean(-1, keepdim=True)
-    return weight * centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() + bias
-
-
-def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """y = weight x / sqrt(mean(x^2) + eps): Zhang and Sennrich 2019, eps inside the root as in Llama."""
-    return weight * x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
-
-
-def _add_rms_norm(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """h = x + residual, y = rms_norm(h): y is of the unrounded sum, h is rounded only where it is stored."""
-    h = x + residual
-    return _rms_norm(h, weight, eps), h
+_DY = Operand("dy", _MATRIX)
+_DX = Operand("dx", _MATRIX)
+_DWEIGHT = Operand("dweight", ("cols",))
+_DBIAS = Operand("dbias", ("cols",))
+_EPS = ("eps", 1e-5)
 
 
 def _hard_rows(dtype: str) -> Iterator[tuple[str, torch.Tensor, float]]:
@@ -59,29 +51,36 @@ def _hard_rows(dtype: str) -> Iterator[tuple[str, torch.Tensor, float]]:
             yield f"{value} in one row at {place}", special, 1.0
 
 
-def _edge_cases(name: str) -> Callable[[str], _Cases]:
+def _edge_cases(inputs: tuple[Operand, ...]) -> Callable[[str], _Cases]:
     def cases(dtype: str) -> _Cases:
         kind = torch_dtype(dtype)
         for description, x, size in _hard_rows(dtype):
             weight = torch.linspace(0.5, 1.5, x.shape[1]) * size
-            others = {
-                "layer_norm": (weight, torch.zeros_like(weight)),
-                "rms_norm": (weight,),
-                "add_rms_norm": (x.flip(0).mul(0.5).nan_to_num(0.0, 0.0, 0.0), weight),
-            }[name]
-            yield description, tuple(t.to(kind) for t in (x, *others))
-        if name == "add_rms_norm":
-            x = torch.linspace(-3.0, 3.0, 96).repeat(4, 1)
-            yield "sum cancels to zero", tuple(t.to(kind) for t in (x, -x, torch.ones(96)))
+            given = {
+                "x": x,
+                "residual": x.flip(0).mul(0.5).nan_to_num(0.0, 0.0, 0.0),
+                "weight": weight,
+                "bias": torch.zeros_like(weight),
+            }
+            yield description, tuple(given[operand.name].to(kind) for operand in inputs)
+        if _RESIDUAL in inputs:
+            x, vectors = torch.linspace(-3.0, 3.0, 96).repeat(4, 1), [torch.ones(96)] * (len(inputs) - 2)
+            yield "sum cancels to zero", tuple(t.to(kind) for t in (x, -x, *vectors))
 
     return cases
 
 
-def _tests(name: str) -> tuple[Workload, ...]:
-    """Lengths around the vector widths and odd ones; no row, one, and numbers that no block of rows divides."""
-    both = ((5, 1), (3, 31), (33, 64), (2, 127), (5, 1000), (3, 1023), (0, 8))
-    single = ((5, 2), (1, 3), (7, 7), (6, 8), (1, 100), (9, 4096))
+def _tests(name: str, every: bool) -> tuple[Workload, ...]:
+    """Lengths around the vector widths and odd ones; no row, one, and numbers that no block of rows divides.
+
+    `every` length is for those ops that have kernels of their own beside the one that all share.
+    """
+    few = ((5, 1), (3, 31), (33, 64), (2, 127))
+    both = ((5, 1000), (3, 1023), (0, 8)) if every else ()
+    single = ((5, 2), (1, 3), (7, 7), (6, 8), (1, 100), (9, 4096)) if every else ((0, 8), (3, 1023))
+    kinds = (*_BOTH, "f16") if every else _BOTH
     return (
+        *workloads(name, [({"rows": rows, "cols": cols}, kinds, {}) for rows, cols in few]),
         *workloads(name, [({"rows": rows, "cols": cols}, _BOTH, {}) for rows, cols in both]),
         *workloads(name, [({"rows": rows, "cols": cols}, ("f32",), {}) for rows, cols in single]),
     )
@@ -91,64 +90,152 @@ def _per_element(count: int) -> Callable[[Sizes], float]:
     return lambda sizes: float(count * sizes["rows"] * sizes["cols"])
 
 
-_LLAMA = (
+def _norm(
+    reference: Callable[..., object],
+    inputs: tuple[Operand, ...],
+    flops: int,
+    models: _Rows,
+    every_test: bool = False,
+    **attributes: float,
+) -> Op:
+    """A row norm of `flops` per element, named as its reference; it stores the sum as well if it adds a residual."""
+    name = reference.__name__
+    differentiable = name in _DIFFERENTIABLE
+    return Op(
+        name=name,
+        inputs=inputs,
+        outputs=(_Y, _H) if _RESIDUAL in inputs else (_Y,),
+        reference=reference,
+        flops=_per_element(flops),
+        tolerance=accumulated(lambda sizes: sizes["cols"]),
+        attributes=(_EPS, *attributes.items()),
+        edge_cases=_edge_cases(inputs),
+        backward=f"{name}_backward" if differentiable else None,
+        saves=("x", "weight") if differentiable else (),
+        workloads=(*workloads(name, models), *_tests(name, every_test)),
+    )
+
+
+def _backward_tolerance(workload: Workload) -> Tolerance:
+    """As the forward's, but absolutely of the largest gradient: sums of both signs cancel.
+
+    Of up to four columns little else than the cancelled may be left, 1/sqrt(eps) times as large as dy; 1e-7 is more
+    than the least f16.
+    """
+    forward = accumulated(lambda sizes: sizes["cols"])(workload)
+    absolute = 1e-7 if workload["cols"] > 4 else forward.absolute / math.sqrt(_EPS[1])
+    return Tolerance(relative=forward.relative, absolute=absolute, of_peak=forward.absolute)
+
+
+def _backward_edge_cases(dtype: str) -> _Cases:
+    kind = torch_dtype(dtype)
+    weight = torch.linspace(0.5, 1.5, 100)
+    dy = torch.randn(5, 100, generator=torch.Generator().manual_seed(4))
+    for description, x, _ in _hard_rows(dtype):
+        # What an f32 mean near 1e4 lacks moves dx by more than f32 gradients may be off.
+        if "offset" not in description or dtype != "f32":
+            yield description, tuple(t.to(kind) for t in (dy, x, weight))
+    spike = torch.zeros(5, 100)
+    spike[3, 42] = 1e4
+    yield "one gradient", tuple(t.to(kind) for t in (spike, dy, weight))
+
+
+def _backward(reference: Callable[..., object], outputs: tuple[Operand, ...], flops: int, models: _Rows) -> Op:
+    """The gradients of a row norm from x and weight alone: the statistics cost two instructions, no traffic."""
+    name = reference.__name__
+    tests: _Rows = [
+        ({"rows": rows, "cols": cols}, _BOTH, {}) for rows, cols in ((5, 1), (3, 31), (33, 64), (70, 127), (0, 8))
+    ]
+    return Op(
+        name=name,
+        inputs=(_DY, _X, _WEIGHT),
+        outputs=outputs,
+        reference=reference,
+        flops=_per_element(flops),
+        tolerance=_backward_tolerance,
+        attributes=(_EPS,),
+        edge_cases=_backward_edge_cases,
+        workloads=(*workloads(name, models), *workloads(name, tests)),
+    )
+
+
+# Llama-3-8B: two in each of 32 layers and the final one. Llama 2, as wide and deep, was published in f16.
+_LLAMA: _Rows = (
     ({"rows": 1, "cols": 4096}, _BOTH, {"Llama-3-8B decode b=1": 65}),
     ({"rows": 16, "cols": 4096}, _BOTH, {"Llama-3-8B decode b=16": 65}),
     ({"rows": 512, "cols": 4096}, _BOTH, {"Llama-3-8B s=512": 65}),
+    ({"rows": 512, "cols": 4096}, ("f16",), {"Llama-2-7B s=512": 65}),
     ({"rows": 8192, "cols": 4096}, _BOTH, {"Llama-3-8B s=8192": 65}),
 )
+_LAYER_NORMS: _Rows = (
+    ({"rows": 1024, "cols": 768}, _BOTH, {"BERT-base b=8 s=128": 25, "GPT-2 b=1 s=1024": 25}),
+    ({"rows": 1576, "cols": 768}, _BOTH, {"ViT-B/16 b=8": 25}),
+    ({"rows": 3136, "cols": 96}, _BOTH, {"ConvNeXt-T b=1": 5}),
+    ({"rows": 196, "cols": 384}, _BOTH, {"ConvNeXt-T b=1": 10}),
+    ({"rows": 16384, "cols": 768}, _BOTH, {"GPT-2 b=16 s=1024": 25}),
+    # No model of ours is this wide; OPT-6.7B, published in f16, has two LayerNorms in each of 32 layers.
+    ({"rows": 8192, "cols": 4096}, ("f32", "f16"), {"OPT-6.7B b=4 s=2048": 65}),
+)
+# Two in each layer and the final one: 30 layers of 4096 columns, 16 of 2048.
+_TRANSNORMER: _Rows = (
+    ({"rows": 1, "cols": 4096}, _BOTH, {"TransNormerLLM-7B decode b=1": 61}),
+    ({"rows": 2048, "cols": 4096}, _BOTH, {"TransNormerLLM-7B s=2048": 61}),
+    ({"rows": 2048, "cols": 2048}, _BOTH, {"TransNormerLLM-1B s=2048": 33}),
+)
+# Their LayerNorms converted: one column less.
+_COMPRESSED: _Rows = (
+    ({"rows": 1024, "cols": 767}, _BOTH, {"GPT-2 as Pre-CRMSNorm b=1 s=1024": 25}),
+    ({"rows": 1576, "cols": 767}, _BOTH, {"ViT-B/16 as Pre-CRMSNorm b=8": 25}),
+)
+# All LayerNorms of a pre-norm model but the first follow a residual addition.
+_ADDED: _Rows = (
+    ({"rows": 1024, "cols": 768}, _BOTH, {"GPT-2 b=1 s=1024": 24}),
+    ({"rows": 1576, "cols": 768}, _BOTH, {"ViT-B/16 b=8": 24}),
+    ({"rows": 8192, "cols": 4096}, ("f32", "f16"), {"OPT-6.7B b=4 s=2048": 64}),
+)
+
+_DIFFERENTIABLE = ("layer_norm", "rms_norm")
 
 OPS: tuple[Op, ...] = (
-    Op(
-        name="layer_norm",
-        inputs=(_X, _WEIGHT, _BIAS),
-        outputs=(_Y,),
-        reference=_layer_norm,
-        flops=_per_element(8),
-        tolerance=accumulated(lambda sizes: sizes["cols"]),
-        attributes=(("eps", 1e-5),),
-        edge_cases=_edge_cases("layer_norm"),
-        workloads=(
-            *workloads(
-                "layer_norm",
-                [
-                    ({"rows": 1024, "cols": 768}, _BOTH, {"BERT-base b=8 s=128": 25, "GPT-2 b=1 s=1024": 25}),
-                    ({"rows": 1576, "cols": 768}, _BOTH, {"ViT-B/16 b=8": 25}),
-                    ({"rows": 3136, "cols": 96}, _BOTH, {"ConvNeXt-T b=1": 5}),
-                    ({"rows": 196, "cols": 384}, _BOTH, {"ConvNeXt-T b=1": 10}),
-                    ({"rows": 16384, "cols": 768}, _BOTH, {"GPT-2 b=16 s=1024": 25}),
-                    # No model of ours is this wide; OPT-6.7B has 4096 columns and two LayerNorms in each of 32 layers.
-                    ({"rows": 8192, "cols": 4096}, ("f32",), {"OPT-6.7B b=4 s=2048": 65}),
-                ],
-            ),
-            *_tests("layer_norm"),
+    _norm(formulas.layer_norm, (_X, _WEIGHT, _BIAS), 8, _LAYER_NORMS, every_test=True),
+    _norm(formulas.rms_norm, (_X, _WEIGHT), 4, _LLAMA, every_test=True),
+    # All of Llama's norms but the first follow a residual addition.
+    _norm(
+        formulas.add_rms_norm,
+        (_X, _RESIDUAL, _WEIGHT),
+        5,
+        [(sizes, dtypes, dict.fromkeys(models, 64)) for sizes, dtypes, models in _LLAMA],
+        every_test=True,
+    ),
+    _norm(formulas.add_layer_norm, (_X, _RESIDUAL, _WEIGHT, _BIAS), 9, _ADDED),
+    _norm(formulas.simple_rms_norm, (_X,), 3, _TRANSNORMER),
+    _norm(formulas.crms_norm, (_X,), 6, _COMPRESSED),
+    _norm(
+        formulas.l1_norm,
+        (_X, _WEIGHT, _BIAS),
+        7,
+        [({"rows": 1576, "cols": 768}, _BOTH, {"ViT-B/16 with L1 norms b=8": 25})],
+        kappa=math.sqrt(math.pi / 2.0),
+    ),
+    _backward(
+        formulas.layer_norm_backward,
+        (_DX, _DWEIGHT, _DBIAS),
+        14,
+        (
+            ({"rows": 1576, "cols": 768}, _BOTH, {"ViT-B/16 training b=8": 25}),
+            ({"rows": 25088, "cols": 96}, _BOTH, {"ConvNeXt-T training b=8": 5}),
+            ({"rows": 8192, "cols": 768}, _BOTH, {"GPT-2 training b=8 s=1024": 25}),
+            ({"rows": 8192, "cols": 4096}, ("f32", "f16"), {"OPT-6.7B training b=4 s=2048": 65}),
         ),
     ),
-    Op(
-        name="rms_norm",
-        inputs=(_X, _WEIGHT),
-        outputs=(_Y,),
-        reference=_rms_norm,
-        flops=_per_element(4),
-        tolerance=accumulated(lambda sizes: sizes["cols"]),
-        attributes=(("eps", 1e-5),),
-        edge_cases=_edge_cases("rms_norm"),
-        # Llama-3-8B: two in each of 32 layers and the final one.
-        workloads=(*workloads("rms_norm", _LLAMA), *_tests("rms_norm")),
-    ),
-    Op(
-        name="add_rms_norm",
-        inputs=(_X, Operand("residual", _MATRIX), _WEIGHT),
-        outputs=(_Y, Operand("h", _MATRIX)),
-        reference=_add_rms_norm,
-        flops=_per_element(5),
-        tolerance=accumulated(lambda sizes: sizes["cols"]),
-        attributes=(("eps", 1e-5),),
-        edge_cases=_edge_cases("add_rms_norm"),
-        # All of Llama-3-8B's norms but the first follow a residual addition.
-        workloads=(
-            *workloads("add_rms_norm", [(sizes, _BOTH, dict.fromkeys(models, 64)) for sizes, _, models in _LLAMA]),
-            *_tests("add_rms_norm"),
+    _backward(
+        formulas.rms_norm_backward,
+        (_DX, _DWEIGHT),
+        10,
+        (
+            # Two in each of 16 layers and the final one.
+            ({"rows": 2048, "cols": 2048}, _BOTH, {"Llama-3.2-1B training b=1 s=2048": 33}),
+            ({"rows": 8192, "cols": 4096}, _BOTH, {"Llama-3-8B training b=1 s=8192": 65}),
         ),
     ),
 )

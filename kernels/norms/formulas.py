@@ -1,0 +1,79 @@
+"""The row norms as formulas: called with float64 tensors they define the ops."""
+
+from __future__ import annotations
+
+import torch
+
+
+def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+    """y = weight (x - mean) / sqrt(var + eps) + bias, var without Bessel's correction (Ba et al. 2016)."""
+    centred = x - x.mean(-1, keepdim=True)
+    return weight * centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() + bias
+
+
+def simple_rms_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """y = x / sqrt(mean(x^2) + eps): RMSNorm without a gain (TransNormerLLM, Qin et al. 2023)."""
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """y = weight x / sqrt(mean(x^2) + eps): Zhang and Sennrich 2019, eps inside the root as in Llama."""
+    return weight * simple_rms_norm(x, eps)
+
+
+def crms_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """y = x / sqrt((sum(x^2) + sum(x)^2) / (cols + 1) + eps): compressed RMSNorm (Jiang et al. 2023).
+
+    That is the RMSNorm of a row with one more element, which makes the sum zero; it need not be stored.
+    """
+    square = x.square().sum(-1, keepdim=True) + x.sum(-1, keepdim=True).square()
+    return x * (square / (x.shape[-1] + 1) + eps).rsqrt()
+
+
+def l1_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, kappa: float) -> torch.Tensor:
+    """y = weight (x - mean) / (kappa mean|x - mean| + eps) + bias (Hoffer et al. 2018; ShiftQuant, Guo et al. 2024).
+
+    kappa = sqrt(pi/2) makes the divisor the standard deviation where the row is Gaussian.
+    """
+    centred = x - x.mean(-1, keepdim=True)
+    return weight * centred / (kappa * centred.abs().mean(-1, keepdim=True) + eps) + bias
+
+
+def add_layer_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """h = x + residual, y = layer_norm(h): y is of the unrounded sum, h is rounded only where it is stored."""
+    h = x + residual
+    return layer_norm(h, weight, bias, eps), h
+
+
+def add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """h = x + residual, y = rms_norm(h): y is of the unrounded sum, h is rounded only where it is stored."""
+    h = x + residual
+    return rms_norm(h, weight, eps), h
+
+
+def layer_norm_backward(
+    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of x, weight and bias: with g = dy weight, r = 1 / sqrt(var + eps) and n = (x - mean) r,
+    dx = r (g - mean(g) - n mean(g n)), dweight = sum(dy n), dbias = sum(dy) over the rows.
+    """
+    centred = x - x.mean(-1, keepdim=True)
+    scale = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+    g, normal = dy * weight, centred * scale
+    dx = scale * (g - g.mean(-1, keepdim=True) - normal * (g * normal).mean(-1, keepdim=True))
+    return dx, (dy * normal).sum(0), dy.sum(0)
+
+
+def rms_norm_backward(
+    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of x and weight: with g = dy weight, r = 1 / sqrt(mean(x^2) + eps) and n = x r,
+    dx = r (g - n mean(g n)), dweight = sum(dy n) over the rows.
+    """
+    scale = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    g, normal = dy * weight, x * scale
+    return scale * (g - normal * (g * normal).mean(-1, keepdim=True)), (dy * normal).sum(0)

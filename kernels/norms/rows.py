@@ -1,0 +1,126 @@
+"""What the C++ kernels over rows share: who is refused, the space, and how a config becomes a function."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
+from perfsuite.machine import Machine
+from perfsuite.op import ITEMSIZE, Op, Workload
+from perfsuite.toolchain import native
+
+_ISAS = ("avx2", "avx512", "avx512_bf16")
+_STORAGE = {"f32": "float", "bf16": "bf16", "f16": "f16"}
+_PREFETCH = ("none", "L1", "L2")
+# Mapped, it costs a call half of what a comprehension does.
+_ADDRESS = torch.Tensor.data_ptr
+_LINE = 64  # bytes of a cache line, and of the widest streaming store
+# Elements whose mean is the shift of a row's statistics. If they all are outliers, the variance's relative error grows
+# by cols/_LEAD: 64 times an f32 rounding at 4096 columns, still within the tolerance.
+_LEAD = 64
+
+
+class _Plan(ctypes.Structure):
+    """statistics.h's Plan."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64),
+        ("lead", ctypes.c_int64),
+        ("eps", ctypes.c_float),
+        ("kappa", ctypes.c_float),
+    )
+
+
+@dataclass(frozen=True)
+class DataFlow:
+    """A C++ source of this folder that serves several ops.
+
+    `flows` are the definitions that make it each of them; `vectors` is how many, in all rows that go together, the
+    registers have accumulators for; `together` is how many rows go together without tuning.
+    """
+
+    source: str
+    flows: Mapping[str, Mapping[str, int | str]]
+    vectors: int
+    together: Callable[[Workload], int]
+
+    def kernel(self) -> Kernel:
+        return Kernel(
+            ops=tuple(self.flows),
+            build=self.build,
+            space=self.space,
+            supports=supports,
+            sources=(self.source, "statistics.h", "sweep.h", "lanes.h"),
+        )
+
+    def space(self, workload: Workload, machine: Machine) -> Space:
+        """`rows` at a time share the loads of the weights; `vectors` per iteration are accumulators of one row.
+
+        `shift`, for ops that divide by the variance's root, is what the statistics are taken around: the mean of the
+        whole row costs a sweep more than that of its start. `stream` writes past the caches. `prefetch` is the cache
+        that the next rows are fetched to while these are written.
+        """
+        isas = [isa for isa in _ISAS if isa in machine.isa and (isa != "avx512_bf16" or workload.dtype == "bf16")]
+        row_bytes = workload["cols"] * ITEMSIZE[workload.dtype]
+        streams = (False, True) if row_bytes % _LINE == 0 else (False,)
+        # A mean distance, unlike a variance, cannot be corrected for its shift.
+        shifted = self.flows[workload.op]["STATISTIC"] == "VARIANCE" and workload["cols"] > _LEAD
+        shifts = ("start", "row") if shifted else ("row",)
+        together = self.together(workload)
+        # Streaming stores gained nothing at 8 MiB (four times L2), and 1.6 times at 128 MiB.
+        default = Config.of(
+            isa=isas[-1],
+            rows=together,
+            vectors=4 // together,
+            shift=shifts[0],
+            stream=streams[-1] and workload["rows"] * row_bytes > 8 * machine.cache("L2") > 0,
+            prefetch="L1" if row_bytes <= 8192 else "L2",
+        )
+        return Space(
+            (
+                Dimension("isa", tuple(isas), Scale.CATEGORICAL),
+                Dimension("rows", (1, 2, 4), Scale.POWERS),
+                Dimension("vectors", (1, 2, 4), Scale.POWERS),
+                Dimension("shift", shifts, Scale.CATEGORICAL),
+                Dimension("stream", streams),
+                Dimension("prefetch", _PREFETCH, Scale.CATEGORICAL),
+            ),
+            allows=lambda config: config["rows"] * config["vectors"] <= self.vectors,
+            default=default,
+        )
+
+    def build(self, op: Op, workload: Workload, config: Config) -> Run:
+        cols, attributes = workload["cols"], dict(op.attributes)
+        lead = cols if config["shift"] == "row" else min(cols, _LEAD)
+        plan = _Plan(workload["rows"], cols, lead, attributes["eps"], attributes.get("kappa", 1.0))
+        plan_address, call = ctypes.byref(plan), self._chosen(op, workload, config)
+
+        def run(inputs: Tensors, outputs: Tensors) -> Tensors:
+            call(plan_address, *map(_ADDRESS, inputs), *map(_ADDRESS, outputs))
+            return outputs
+
+        return run
+
+    def _chosen(self, op: Op, workload: Workload, config: Config) -> Callable[..., None]:
+        tiling = {"ROWS": config["rows"], "VECTORS": config["vectors"]}
+        defines = {**self.flows[op.name], "T": _STORAGE[workload.dtype], **tiling}
+        library = native.load(Path(__file__).with_name(self.source), config["isa"], defines)
+        library.choose.argtypes = (ctypes.c_bool, ctypes.c_int)
+        library.choose.restype = ctypes.c_void_p
+        operands = len(op.inputs) + len(op.outputs)
+        entry = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (1 + operands))
+        return entry(library.choose(config["stream"], _PREFETCH.index(config["prefetch"])))
+
+
+def supports(workload: Workload, machine: Machine) -> str | None:
+    if "avx2" not in machine.isa:
+        return "needs AVX2 or AVX-512, this CPU has neither"
+    if workload.dtype not in _STORAGE:
+        return f"is written for {', '.join(_STORAGE)}, not {workload.dtype}"
+    return native.missing_compiler()

@@ -1,0 +1,55 @@
+// The statistics of a row, and what they make of its elements. STATISTIC is fixed when a kernel is compiled.
+#pragma once
+
+#include "sweep.h"
+
+// By what a row is divided: the root of its mean square; of its variance; of the mean square of the row and one more
+// element, which makes the sum zero (Jiang et al. 2023); or its mean distance from its mean.
+enum Statistic { MEAN_SQUARE, VARIANCE, COMPRESSED, MEAN_DISTANCE };
+constexpr bool CENTRED = STATISTIC == VARIANCE || STATISTIC == MEAN_DISTANCE;
+
+struct Plan {
+    int64_t rows, cols;
+    int64_t lead;  // the leading elements of a row whose mean is the shift of its statistics
+    float eps;
+    float kappa;  // the factor of the mean distance
+};
+
+// The means of the first `lead` elements of COUNT rows, where the rows are centred; value(r, j, n) are some elements.
+//
+// Any shift near the mean will do, since the statistics of x - shift are corrected for its own mean (Chan, Golub and
+// LeVeque 1983): that of the whole row costs a sweep, that of its first elements almost nothing.
+template <int COUNT, typename F>
+[[gnu::always_inline]] inline void find_shifts(Floats (&shift)[COUNT], int64_t lead, F&& value) {
+    if constexpr (CENTRED) {
+        Vector sum[COUNT][VECTORS] = {};
+        sweep(lead, [&](auto v, int64_t j, auto n) {
+            times<COUNT>([&](auto r) { sum[r][v] = sum[r][v] + value(r, j, n); });
+        });
+        const float share = 1.0f / static_cast<float>(lead);
+        times<COUNT>([&](auto r) { shift[r] = broadcast(sum_of(sum[r]) * share); });
+    }
+}
+
+// Takes an element less the shift to the normalised one.
+struct Map {
+    float scale, offset;
+};
+
+// From the sums of a row's elements and of their squares (or magnitudes), all less the shift.
+inline Map map_of(float first, float second, const Plan& plan) {
+    const float share = 1.0f / static_cast<float>(plan.cols);
+    if constexpr (STATISTIC == MEAN_DISTANCE) {
+        const float inverse = 1.0f / (plan.kappa * second * share + plan.eps);
+        return {inverse, -first * share * inverse};
+    }
+    float square = second * share, mean = 0.0f;
+    if constexpr (STATISTIC == COMPRESSED) square = (second + first * first) / static_cast<float>(plan.cols + 1);
+    if constexpr (STATISTIC == VARIANCE) {
+        mean = first * share;
+        square -= mean * mean;
+        if (square < 0.0f) square = 0.0f;
+    }
+    const float inverse = 1.0f / __builtin_sqrtf(square + plan.eps);
+    return {inverse, -mean * inverse};
+}
