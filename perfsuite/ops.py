@@ -11,7 +11,7 @@ from perfsuite.dispatch import fastest
 
 
 def softmax(x: torch.Tensor, dim: int = -1, *, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Softmax of x over one dimension; any shape, f32 or bf16. ValueError for a dimension that x does not have."""
+    """Softmax of x over one dimension; any shape, f32, bf16 or f16. ValueError for a dimension that x does not have."""
     if not -x.dim() <= dim < x.dim():
         raise ValueError(f"softmax: dim={dim}, but x has {x.dim()} dimensions")
     kernel = fastest("softmax")

@@ -1,5 +1,6 @@
-// y = softmax(x) over the last axis of x[rows, cols]. Compiled once per ISA, element type (-DELEMENT=float or bf16),
-// degree of the polynomial (-DDEGREE) and algorithm (-DALGORITHM), with every value of the other tunables inside.
+// y = softmax(x) or log_softmax(x) over the last axis of x[rows, cols]. Compiled once per ISA, element type
+// (-DELEMENT=float, bf16 or f16), degree of the polynomial (-DDEGREE), algorithm (-DALGORITHM) and output
+// (-DOUTPUT=Probability or LogProbability), with every value of the other tunables inside.
 #include <omp.h>
 
 #include "algorithms.h"
@@ -9,18 +10,20 @@ namespace {
 // A thread is worth starting for so many elements.
 constexpr long kElementsPerThread = 1 << 14;
 
-template <class T, class Algorithm, int Degree>
+template <class In, class Algorithm, class Output>
 struct Rows {
+  using T = Element<In>;
+
   // Rows [begin, end), each by this thread alone.
-  [[gnu::noipa]] static void whole(const T* x, T* y, long n, long begin, long end, Room& room) {
+  [[gnu::noipa]] static void whole(In x, T* y, long n, long begin, long end, Room& room) {
     for (long row = begin; row < end; ++row) {
-      const T* from = x + row * n;
+      const In from = x + row * n;
       T* to = y + row * n;
       const Pair total = Algorithm::summarise(from, to, n, room);
       if (total.sound()) {
         Algorithm::write(from, to, n, total, total, room);
       } else {
-        careful<T, Degree>(from, to, n);
+        careful<Output>(from, to, n);
       }
     }
     if constexpr (Algorithm::keeps) Algorithm::flush(n, room);
@@ -28,12 +31,12 @@ struct Rows {
 
   // Every row in one part per thread of the team. The sums of two successive rows live apart, so that one barrier per
   // row is enough.
-  [[gnu::noipa]] static void split(const T* x, T* y, const Plan& plan, Pair* sums, Room& room) {
+  [[gnu::noipa]] static void split(In x, T* y, const Plan& plan, Pair* sums, Room& room) {
     const long team = omp_get_num_threads(), me = omp_get_thread_num(), n = plan.cols;
     const long share = (n + team * 64 - 1) / (team * 64) * 64;
     const long begin = std::min(n, me * share), length = std::min(n, begin + share) - begin;
     for (long row = 0; row < plan.rows; ++row) {
-      const T* from = x + row * n;
+      const In from = x + row * n;
       T* to = y + row * n;
       Pair* parts = sums + row % 2 * team;
       parts[me] = Algorithm::summarise(from + begin, to + begin, length, room);
@@ -44,14 +47,15 @@ struct Rows {
         Algorithm::write(from + begin, to + begin, length, parts[me], total, room);
         if constexpr (Algorithm::keeps) Algorithm::flush(length, room);
       } else if (me == 0) {
-        careful<T, Degree>(from, to, n);
+        careful<Output>(from, to, n);
       }
     }
   }
 };
 
-template <class T, class Algorithm, int Degree>
-void run(const T* x, T* y, const Plan& plan) {
+template <class Algorithm, class Output, class In>
+void run(In x, Element<In>* y, const Plan& plan) {
+  using Work = Rows<In, Algorithm, Output>;
   static thread_local Room own_room;
   const auto work = [&](Pair* sums, long team, long me) {
     const FlushToZero guard;
@@ -60,9 +64,9 @@ void run(const T* x, T* y, const Plan& plan) {
     room.ahead = plan.ahead;
     if (Algorithm::keeps) room.reserve((plan.cols / plan.block + 1) * plan.block, plan.cols / plan.block + 1);
     if (plan.rows >= team) {
-      Rows<T, Algorithm, Degree>::whole(x, y, plan.cols, plan.rows * me / team, plan.rows * (me + 1) / team, room);
+      Work::whole(x, y, plan.cols, plan.rows * me / team, plan.rows * (me + 1) / team, room);
     } else {
-      Rows<T, Algorithm, Degree>::split(x, y, plan, sums, room);
+      Work::split(x, y, plan, sums, room);
     }
     if (plan.stream) _mm_sfence();
   };
@@ -87,7 +91,9 @@ void pick(int64_t value, auto&& call) {
 // 0, or 1 if the plan asks for a value that was not compiled.
 extern "C" int softmax(const void* x, void* y, const Plan* plan) {
   using T = ELEMENT;
-  using Example = ALGORITHM<T, DEGREE, 1, 1, false>;
+  using Output = OUTPUT<DEGREE>;
+  using In = const T*;
+  using Example = ALGORITHM<In, Output, 1, 1, false>;
   // Resident needs every row to be aligned, the others begin to stream where a row is.
   const bool aligned = (reinterpret_cast<uintptr_t>(y) | plan->cols * sizeof(T)) % Unit<T>::bytes == 0;
   const int64_t streams = Example::streams && (aligned || !Example::keeps) ? plan->stream : 0;
@@ -97,8 +103,8 @@ extern "C" int softmax(const void* x, void* y, const Plan* plan) {
       pick<0, 1>(streams, [&](auto stream) {
         if constexpr (accumulators == 1 || (Example::accumulates && accumulators <= unroll)) {
           if constexpr (!stream || Example::streams) {
-            using Algorithm = ALGORITHM<T, DEGREE, unroll, accumulators, stream != 0>;
-            run<T, Algorithm, DEGREE>(static_cast<const T*>(x), static_cast<T*>(y), *plan);
+            using Algorithm = ALGORITHM<In, Output, unroll, accumulators, stream != 0>;
+            run<Algorithm, Output>(static_cast<In>(x), static_cast<T*>(y), *plan);
             missing = 0;
           }
         }
