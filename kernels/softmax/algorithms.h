@@ -1,7 +1,8 @@
-// The five algorithms. Each is two functions over a part of a row (all of it, unless threads share a row): `summarise`
+// The five algorithms of softmax. Each is two functions over a part of a row (all of it, unless threads share a row): `summarise`
 // gives the sum of exponentials as a Pair, `write` makes the outputs from it (`own`) and from that of the whole row.
 // In is what gives the elements of x, Output what is made of them. Only Resident keeps more in its Room than the plan,
-// and writes a row later than it is asked to. What does not depend on Output and Stream is compiled once for all.
+// and writes a row later than it is asked to. `aligned_rows`: streams only where all rows of y are aligned. `guards`: some
+// rows have no sum that serves, and are left to `careful`. What does not depend on Output and Stream is compiled once for all.
 #pragma once
 
 #include <vector>
@@ -114,7 +115,7 @@ struct Pairs {
 // A sum, then the outputs from x, which is read again.
 template <template <class, int, int, int> class Sum, class In, class Output, int Unroll, int Accumulators, bool Stream>
 struct ReadAgain : Sum<In, Output::degree, Unroll, Accumulators> {
-  static constexpr bool streams = true, accumulates = false, keeps = false;
+  static constexpr bool streams = true, accumulates = false, keeps = false, aligned_rows = false, guards = true;
 
   [[gnu::noinline]] static void write(In x, Element<In>* y, long n, Pair, Pair total, Room& room) {
     write_pass<Unroll, Stream>(x, y, n, room.ahead, Output::of(total));
@@ -134,7 +135,7 @@ struct TwoPassPairs : ReadAgain<Pairs, In, Output, Unroll, Accumulators, Stream>
 
 template <class In, class Output, int Unroll, int, bool>
 struct ThreePassReload {
-  static constexpr bool streams = false, accumulates = false, keeps = false;
+  static constexpr bool streams = false, accumulates = false, keeps = false, aligned_rows = false, guards = true;
   using T = Element<In>;
 
   [[gnu::noinline]] static Pair summarise(In x, T* y, long n, Room& room) {
@@ -164,7 +165,7 @@ template <int Degree, int Unroll, class In>
 // exponentials takes those of the row before out of their place, so that arithmetic and memory work at the same time.
 template <class In, class Output, int Unroll, int, bool Stream>
 struct Resident {
-  static constexpr bool streams = true, accumulates = false, keeps = true;
+  static constexpr bool streams = true, accumulates = false, keeps = true, aligned_rows = true, guards = true;
   using T = Element<In>;
 
   static Pair summarise(In x, T*, long n, Room& room) {

@@ -33,7 +33,8 @@ struct Unit {
   std::array<Vec, vecs> part;
 };
 
-// The number of elements of a whole unit, known at compile time: loads and stores with it need no mask.
+// The number of elements of a whole unit, known at compile time: loads and stores with it need no mask. A load of fewer
+// fills the unit with -inf, which adds nothing to a sum of exponentials, or with what it is given.
 struct Whole {};
 
 #if defined(__AVX512F__)
@@ -43,8 +44,8 @@ inline __mmask16 lanes_below(long count) { return static_cast<__mmask16>((1u << 
 inline __mmask32 words_below(long count) { return static_cast<__mmask32>((uint64_t{1} << count) - 1u); }
 
 inline Unit<float> load(const float* p, Whole) { return {Vec(_mm512_loadu_ps(p))}; }
-inline Unit<float> load(const float* p, long count) {
-  return {Vec(_mm512_mask_loadu_ps(_mm512_set1_ps(-kInfinity), lanes_below(count), p))};
+inline Unit<float> load(const float* p, long count, float fill = -kInfinity) {
+  return {Vec(_mm512_mask_loadu_ps(_mm512_set1_ps(fill), lanes_below(count), p))};
 }
 inline void store(float* p, Unit<float> u, Whole) { _mm512_storeu_ps(p, u.part[0].v); }
 inline void store(float* p, Unit<float> u, long count) { _mm512_mask_storeu_ps(p, lanes_below(count), u.part[0].v); }
@@ -77,9 +78,8 @@ inline Unit<T> load(const T* p, Whole) {
   return split<T>(_mm512_loadu_si512(p));
 }
 template <Short T>
-inline Unit<T> load(const T* p, long count) {
-  const Integers fill = _mm512_set1_epi16(static_cast<int16_t>(T::minus_infinity));
-  return split<T>(_mm512_mask_loadu_epi16(fill, words_below(count), p));
+inline Unit<T> load(const T* p, long count, uint16_t fill = T::minus_infinity) {
+  return split<T>(_mm512_mask_loadu_epi16(_mm512_set1_epi16(static_cast<int16_t>(fill)), words_below(count), p));
 }
 template <Short T>
 inline void store(T* p, Unit<T> u, Whole) {
@@ -102,10 +102,9 @@ inline Integers lanes_below(long count) {
 }
 
 inline Unit<float> load(const float* p, Whole) { return {Vec(_mm256_loadu_ps(p))}; }
-inline Unit<float> load(const float* p, long count) {
+inline Unit<float> load(const float* p, long count, float fill = -kInfinity) {
   const Integers mask = lanes_below(count);
-  const __m256 fill = _mm256_set1_ps(-kInfinity);
-  return {Vec(_mm256_blendv_ps(fill, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask)))};
+  return {Vec(_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask)))};
 }
 inline void store(float* p, Unit<float> u, Whole) { _mm256_storeu_ps(p, u.part[0].v); }
 inline void store(float* p, Unit<float> u, long count) { _mm256_maskstore_ps(p, lanes_below(count), u.part[0].v); }
@@ -136,10 +135,9 @@ inline Unit<T> load(const T* p, Whole) {
   return split<T>(_mm256_loadu_si256(reinterpret_cast<const Integers*>(p)));
 }
 template <Short T>
-inline Unit<T> load(const T* p, long count) {
+inline Unit<T> load(const T* p, long count, uint16_t fill = T::minus_infinity) {
   alignas(32) T copy[Unit<T>::size];
-  const Integers fill = _mm256_set1_epi16(static_cast<int16_t>(T::minus_infinity));
-  _mm256_store_si256(reinterpret_cast<Integers*>(copy), fill);
+  _mm256_store_si256(reinterpret_cast<Integers*>(copy), _mm256_set1_epi16(static_cast<int16_t>(fill)));
   std::memcpy(copy, p, count * sizeof(T));
   return load(copy, Whole{});
 }
@@ -159,6 +157,15 @@ inline void stream(T* p, Unit<T> u) {
 }
 
 #endif
+
+template <class T>
+inline Unit<T> load_or_zero(const T* p, Whole whole) {
+  return load(p, whole);
+}
+template <class T>
+inline Unit<T> load_or_zero(const T* p, long count) {
+  return load(p, count, 0);
+}
 
 template <class T>
 inline Unit<T> operator*(Unit<T> u, Vec factor) {

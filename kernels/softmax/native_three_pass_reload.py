@@ -17,4 +17,4 @@ def _refuses(workload: Workload, machine: Machine) -> str | None:
     )
 
 
-KERNEL = native.Algorithm("ThreePassReload", refuses=_refuses).kernel()
+KERNEL = native.Algorithm("ThreePassReload", ("softmax",), refuses=_refuses).kernel()

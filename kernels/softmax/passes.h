@@ -71,9 +71,17 @@ inline Unit<T> load_ahead(const T* x, auto count, long ahead) {
   return load(x, count);
 }
 
-// The elements that an input gives: it is a pointer to them, or what computes them as it is read.
+// The type of the elements that an input gives: it is a pointer to them, or several that are read together.
 template <class In>
-using Element = std::remove_cvref_t<decltype(*std::declval<In>())>;
+struct ElementOf {
+  using type = typename In::element;
+};
+template <class T>
+struct ElementOf<const T*> {
+  using type = T;
+};
+template <class In>
+using Element = typename ElementOf<In>::type;
 
 // Stream is for aligned y.
 template <bool Stream, class T, class Count>
@@ -124,19 +132,21 @@ struct Probability {
   }
 };
 
-// x - value for a value of two floats: x may be as large, the difference small.
+// x - (high + low): x may be as large as high, and the difference small.
 struct Difference {
   Vec high, low;
-  explicit Difference(double value)
-      : high(static_cast<float>(value)), low(static_cast<float>(value - static_cast<float>(value))) {}
+  Difference(float high, double low) : high(high), low(static_cast<float>(low)) {}
   Vec operator()(Vec x) const { return x - high - low; }
 };
 
 template <int Degree>
 struct LogProbability {
   static constexpr int degree = Degree;
-  static auto of(Pair total) { return Difference(total.log()); }
-  static auto beyond(float maximum, double sum) { return Difference(maximum + std::log(sum)); }
+  static auto of(Pair total) {
+    const auto high = static_cast<float>(total.log());
+    return Difference(high, total.log() - high);
+  }
+  static auto beyond(float maximum, double sum) { return Difference(maximum, std::log(sum)); }
 };
 
 // The sum of exponential(x); keep(at, unit, count) gets every unit of them.

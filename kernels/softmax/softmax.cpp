@@ -1,9 +1,10 @@
-// y = softmax(x) or log_softmax(x) over the last axis of x[rows, cols]. Compiled once per ISA, element type
-// (-DELEMENT=float, bf16 or f16), degree of the polynomial (-DDEGREE), algorithm (-DALGORITHM) and output
-// (-DOUTPUT=Probability or LogProbability), with every value of the other tunables inside.
+// The softmax family over the rows of matrices: y = softmax(x), log_softmax(x), and what their gradients become. Compiled
+// once per ISA, element type (-DELEMENT=float, bf16 or f16), degree of the polynomial (-DDEGREE), input (-DINPUT=Plain
+// or Gradient), algorithm (-DALGORITHM) and output (-DOUTPUT=Probability or LogProbability), with every value of
+// the other tunables inside.
 #include <omp.h>
 
-#include "algorithms.h"
+#include "backward.h"
 
 namespace {
 
@@ -20,9 +21,9 @@ struct Rows {
       const In from = x + row * n;
       T* to = y + row * n;
       const Pair total = Algorithm::summarise(from, to, n, room);
-      if (total.sound()) {
+      if (!Algorithm::guards || total.sound()) {
         Algorithm::write(from, to, n, total, total, room);
-      } else {
+      } else if constexpr (Algorithm::guards) {
         careful<Output>(from, to, n);
       }
     }
@@ -43,11 +44,11 @@ struct Rows {
 #pragma omp barrier
       Pair total;
       for (long k = 0; k < team; ++k) total.add(parts[k]);
-      if (total.sound()) {
+      if (!Algorithm::guards || total.sound()) {
         Algorithm::write(from + begin, to + begin, length, parts[me], total, room);
         if constexpr (Algorithm::keeps) Algorithm::flush(length, room);
-      } else if (me == 0) {
-        careful<Output>(from, to, n);
+      } else if constexpr (Algorithm::guards) {
+        if (me == 0) careful<Output>(from, to, n);
       }
     }
   }
@@ -81,6 +82,16 @@ void run(In x, Element<In>* y, const Plan& plan) {
   work(sums.data(), omp_get_num_threads(), omp_get_thread_num());
 }
 
+// What the ops read.
+template <class T>
+const T* Plain(const void* x, const void*) {
+  return static_cast<const T*>(x);
+}
+template <class T>
+Both<T> Gradient(const void* y, const void* dy) {
+  return {static_cast<const T*>(y), static_cast<const T*>(dy)};
+}
+
 template <int... values>
 void pick(int64_t value, auto&& call) {
   ((value == values ? call(std::integral_constant<int, values>{}) : void()), ...);
@@ -88,15 +99,16 @@ void pick(int64_t value, auto&& call) {
 
 }  // namespace
 
-// 0, or 1 if the plan asks for a value that was not compiled.
-extern "C" int softmax(const void* x, void* y, const Plan* plan) {
+// `second` is null for ops of one input. 0, or 1 if the plan asks for a value that was not compiled.
+extern "C" int softmax(const void* first, const void* second, void* y, const Plan* plan) {
   using T = ELEMENT;
   using Output = OUTPUT<DEGREE>;
-  using In = const T*;
+  const auto x = INPUT<T>(first, second);
+  using In = std::remove_const_t<decltype(x)>;
   using Example = ALGORITHM<In, Output, 1, 1, false>;
-  // Resident needs every row to be aligned, the others begin to stream where a row is.
+  // Some need every row to be aligned, the others begin to stream where a row is.
   const bool aligned = (reinterpret_cast<uintptr_t>(y) | plan->cols * sizeof(T)) % Unit<T>::bytes == 0;
-  const int64_t streams = Example::streams && (aligned || !Example::keeps) ? plan->stream : 0;
+  const int64_t streams = Example::streams && (aligned || !Example::aligned_rows) ? plan->stream : 0;
   int missing = 1;
   pick<1, 2, 4, 8>(plan->unroll, [&](auto unroll) {
     pick<1, 2, 4>(plan->accumulators, [&](auto accumulators) {
@@ -104,7 +116,7 @@ extern "C" int softmax(const void* x, void* y, const Plan* plan) {
         if constexpr (accumulators == 1 || (Example::accumulates && accumulators <= unroll)) {
           if constexpr (!stream || Example::streams) {
             using Algorithm = ALGORITHM<In, Output, unroll, accumulators, stream != 0>;
-            run<Algorithm, Output>(static_cast<In>(x), static_cast<T*>(y), *plan);
+            run<Algorithm, Output>(x, static_cast<T*>(y), *plan);
             missing = 0;
           }
         }
