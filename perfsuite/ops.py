@@ -11,10 +11,19 @@ from perfsuite.dispatch import fastest
 
 
 def softmax(x: torch.Tensor, dim: int = -1, *, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Softmax of x over one dimension; any shape, f32 or bf16. ValueError for a dimension that x does not have."""
+    """Softmax of x over one dimension; any shape, f32, bf16 or f16. ValueError for a dimension that x does not have."""
+    return _along("softmax", x, dim, out)
+
+
+def log_softmax(x: torch.Tensor, dim: int = -1, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """The logarithm of the softmax of x over one dimension, as `softmax` takes it; exact also where the softmax is 0."""
+    return _along("log_softmax", x, dim, out)
+
+
+def _along(op: str, x: torch.Tensor, dim: int, out: torch.Tensor | None) -> torch.Tensor:
     if not -x.dim() <= dim < x.dim():
-        raise ValueError(f"softmax: dim={dim}, but x has {x.dim()} dimensions")
-    kernel = fastest("softmax")
+        raise ValueError(f"{op}: dim={dim}, but x has {x.dim()} dimensions")
+    kernel = fastest(op)
     if x.is_contiguous() and dim % x.dim() == x.dim() - 1:
         answer: torch.Tensor = kernel(x, out=out)
         return answer

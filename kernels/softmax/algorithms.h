@@ -1,6 +1,8 @@
-// The five algorithms. Each is two functions over a part of a row (all of it, unless threads share a row): `summarise`
+// The five algorithms of softmax. Each is two functions over a part of a row (all of it, unless threads share a row): `summarise`
 // gives the sum of exponentials as a Pair, `write` makes the outputs from it (`own`) and from that of the whole row.
-// Only Resident keeps more in its Room than the plan, and writes a row later than it is asked to.
+// In is what gives the elements of x, Output what is made of them. Only Resident keeps more in its Room than the plan,
+// and writes a row later than it is asked to. `aligned_rows`: streams only where all rows of y are aligned. `guards`: some
+// rows have no sum that serves, and are left to `careful`. What does not depend on Output and Stream is compiled once for all.
 #pragma once
 
 #include <vector>
@@ -36,12 +38,12 @@ struct Room {
 };
 
 // The sum of exponential(x) over any length; keep as in exp_pass.
-template <int Unroll, class T, class E>
-inline double long_sum(const T* x, long n, long ahead, const E& exponential, auto keep) {
+template <int Unroll, class In, class E>
+inline double long_sum(In x, long n, long ahead, const E& exponential, auto keep) {
   double sum = 0.0;
   for (long from = 0; from < n; from += kLongestSum) {
     sum += exp_pass<Unroll>(x + from, std::min(kLongestSum, n - from), ahead, exponential,
-                            [=](long at, Unit<T> unit, auto count) { keep(from + at, unit, count); });
+                            [=](long at, auto unit, auto count) { keep(from + at, unit, count); });
   }
   return sum;
 }
@@ -49,8 +51,8 @@ inline double long_sum(const T* x, long n, long ahead, const E& exponential, aut
 inline float finite(float pivot) { return pivot == -kInfinity ? 0.0f : pivot; }
 
 // The maximum of the first elements of a row of at least one: as a guess four are enough.
-template <class T>
-inline float first_max(const T* x, long n) {
+template <class In>
+inline float first_max(In x, long n) {
   if (n < 4) return value(x[0]);
   return std::max(std::max(value(x[0]), value(x[1])), std::max(value(x[2]), value(x[3])));
 }
@@ -61,8 +63,8 @@ inline float first_max(const T* x, long n) {
 // its pivot is far too low is done again with its own maximum: finding the maximum of every block first would cost a
 // tenth of the time. Elsewhere, and for what looks like a mask, each block has its maximum found first. A pivot that
 // is too low by z costs accuracy, z * 4e-8, so the mean that is let pass is not too large either.
-template <int Unroll, class T>
-inline Pair online(const T* x, long n, const Room& room, auto pass) {
+template <int Unroll, class In>
+inline Pair online(In x, long n, const Room& room, auto pass) {
   constexpr float lowest_guess = -128.0f, largest_mean = 4096.0f;
   Pair total;
   float pivot = Vec::overflows_cleanly && n > 0 ? pivot_of(first_max(x, n)) : -kInfinity;
@@ -71,7 +73,7 @@ inline Pair online(const T* x, long n, const Room& room, auto pass) {
     bool guess = Vec::overflows_cleanly && pivot > lowest_guess;
     float sum;
     for (bool again = false;; again = true) {
-      if (!guess) pivot = std::max(pivot, pivot_of(max_pass<T, Unroll>(x + at, length, room.ahead)));
+      if (!guess) pivot = std::max(pivot, pivot_of(max_pass<Unroll>(x + at, length, room.ahead)));
       sum = pass(at, b, length, pivot, again);
       if (!guess || sum <= largest_mean * static_cast<float>(length)) break;
       guess = false;
@@ -81,31 +83,68 @@ inline Pair online(const T* x, long n, const Room& room, auto pass) {
   return total;
 }
 
-template <class T, int Degree, int Unroll, int, bool Stream>
-struct ThreePassRecompute {
-  static constexpr bool streams = true, accumulates = false, keeps = false;
-
-  [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
-    const float pivot = pivot_of(max_pass<T, Unroll>(x, n, room.ahead));
+// The sums, each in its way.
+template <class In, int Degree, int Unroll, int>
+struct MaximumFirst {
+  [[gnu::noinline]] static Pair summarise(In x, Element<In>*, long n, Room& room) {
+    const float pivot = pivot_of(max_pass<Unroll>(x, n, room.ahead));
     return {long_sum<Unroll>(x, n, room.ahead, Exponential<Degree>(finite(pivot), 1.0f), [](auto...) {}), pivot};
-  }
-  [[gnu::noinline]] static void write(const T* x, T* y, long n, Pair, Pair total, Room& room) {
-    const Exponential<Degree> exponential(total.exponent, static_cast<float>(1.0 / total.sum));
-    write_pass<Unroll, Stream>(x, y, n, room.ahead, exponential);
   }
 };
 
-template <class T, int Degree, int Unroll, int, bool>
-struct ThreePassReload {
-  static constexpr bool streams = false, accumulates = false, keeps = false;
-
-  [[gnu::noinline]] static Pair summarise(const T* x, T* y, long n, Room& room) {
-    const long ahead = room.ahead;
-    const float pivot = pivot_of(max_pass<T, Unroll>(x, n, ahead));
-    const auto keep = [=](long at, Unit<T> unit, auto count) { put<false>(y + at, unit, count, ahead); };
-    return {long_sum<Unroll>(x, n, ahead, Exponential<Degree>(finite(pivot), 1.0f), keep), pivot};
+template <class In, int Degree, int Unroll, int>
+struct Online {
+  [[gnu::noinline]] static Pair summarise(In x, Element<In>*, long n, Room& room) {
+    return online<Unroll>(x, n, room, [=, ahead = room.ahead](long at, long, long length, float pivot, bool) {
+      return exp_pass<Unroll>(x + at, length, ahead, Exponential<Degree>(finite(pivot), 1.0f), [](auto...) {});
+    });
   }
-  [[gnu::noinline]] static void write(const T*, T* y, long n, Pair own, Pair total, Room& room) {
+};
+
+template <class In, int Degree, int Unroll, int Accumulators>
+struct Pairs {
+  [[gnu::noinline]] static Pair summarise(In x, Element<In>*, long n, Room& room) {
+    Pair total;
+    for (long at = 0; at < n; at += kLongestSum) {
+      total.add(pairs_pass<Degree, Unroll, Accumulators>(x + at, std::min(kLongestSum, n - at), room.ahead));
+    }
+    return total;
+  }
+};
+
+// A sum, then the outputs from x, which is read again.
+template <template <class, int, int, int> class Sum, class In, class Output, int Unroll, int Accumulators, bool Stream>
+struct ReadAgain : Sum<In, Output::degree, Unroll, Accumulators> {
+  static constexpr bool streams = true, accumulates = false, keeps = false, aligned_rows = false, guards = true;
+
+  [[gnu::noinline]] static void write(In x, Element<In>* y, long n, Pair, Pair total, Room& room) {
+    write_pass<Unroll, Stream>(x, y, n, room.ahead, Output::of(total));
+  }
+};
+
+template <class In, class Output, int Unroll, int, bool Stream>
+struct ThreePassRecompute : ReadAgain<MaximumFirst, In, Output, Unroll, 1, Stream> {};
+
+template <class In, class Output, int Unroll, int, bool Stream>
+struct TwoPassOnline : ReadAgain<Online, In, Output, Unroll, 1, Stream> {};
+
+template <class In, class Output, int Unroll, int Accumulators, bool Stream>
+struct TwoPassPairs : ReadAgain<Pairs, In, Output, Unroll, Accumulators, Stream> {
+  static constexpr bool accumulates = true;
+};
+
+template <class In, class Output, int Unroll, int, bool>
+struct ThreePassReload {
+  static constexpr bool streams = false, accumulates = false, keeps = false, aligned_rows = false, guards = true;
+  using T = Element<In>;
+
+  [[gnu::noinline]] static Pair summarise(In x, T* y, long n, Room& room) {
+    const long ahead = room.ahead;
+    const float pivot = pivot_of(max_pass<Unroll>(x, n, ahead));
+    const auto keep = [=](long at, Unit<T> unit, auto count) { put<false>(y + at, unit, count, ahead); };
+    return {long_sum<Unroll>(x, n, ahead, Exponential<Output::degree>(finite(pivot), 1.0f), keep), pivot};
+  }
+  [[gnu::noinline]] static void write(In, T* y, long n, Pair own, Pair total, Room& room) {
     const Vec factor(static_cast<float>(Pair::ratio(own.exponent, total.exponent) / total.sum));
     each_unit<T, Unroll>(n, [=, ahead = room.ahead](auto, long at, auto count) {
       const T* from = y + at;
@@ -114,73 +153,48 @@ struct ThreePassReload {
   }
 };
 
-template <class T, int Degree, int Unroll, int Accumulators, bool Stream>
-struct TwoPassPairs {
-  static constexpr bool streams = true, accumulates = true, keeps = false;
-
-  [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
-    Pair total;
-    for (long at = 0; at < n; at += kLongestSum) {
-      total.add(pairs_pass<Degree, Unroll, Accumulators>(x + at, std::min(kLongestSum, n - at), room.ahead));
-    }
-    return total;
-  }
-  static void write(const T* x, T* y, long n, Pair own, Pair total, Room& room) {
-    ThreePassRecompute<T, Degree, Unroll, 1, Stream>::write(x, y, n, own, total, room);
-  }
-};
-
-template <class T, int Degree, int Unroll, int, bool Stream>
-struct TwoPassOnline {
-  static constexpr bool streams = true, accumulates = false, keeps = false;
-
-  [[gnu::noinline]] static Pair summarise(const T* x, T*, long n, Room& room) {
-    return online<Unroll>(x, n, room, [=, ahead = room.ahead](long at, long, long length, float pivot, bool) {
-      return exp_pass<Unroll>(x + at, length, ahead, Exponential<Degree>(finite(pivot), 1.0f), [](auto...) {});
-    });
-  }
-  static void write(const T* x, T* y, long n, Pair own, Pair total, Room& room) {
-    ThreePassRecompute<T, Degree, Unroll, 1, Stream>::write(x, y, n, own, total, room);
-  }
-};
+// sum 2^(xL - pivot), the exponentials going to `place`.
+template <int Degree, int Unroll, class In>
+[[gnu::noinline]] float kept_sum(In x, float* place, long n, long ahead, float pivot) {
+  return exp_pass<Unroll>(x, n, ahead, Exponential<Degree>(finite(pivot), 1.0f),
+                          [=](long i, auto unit, auto) { keep_unit(place + i, unit); });
+}
 
 // Online, with the exponentials kept as floats in a buffer that stays in the cache: one exponential per element, and
 // each element of x and y crosses the memory bus once. A row is written while the next one is read: the loop that makes
 // exponentials takes those of the row before out of their place, so that arithmetic and memory work at the same time.
-template <class T, int Degree, int Unroll, int, bool Stream>
+template <class In, class Output, int Unroll, int, bool Stream>
 struct Resident {
-  static constexpr bool streams = true, accumulates = false, keeps = true;
+  static constexpr bool streams = true, accumulates = false, keeps = true, aligned_rows = true, guards = true;
+  using T = Element<In>;
 
-  static Pair summarise(const T* x, T*, long n, Room& room) {
+  static Pair summarise(In x, T*, long n, Room& room) {
     T* waiting = static_cast<T*>(std::exchange(room.waiting, nullptr));
     return waiting == nullptr ? exchange<false>(x, waiting, n, room) : exchange<true>(x, waiting, n, room);
   }
 
   // Writes the row that waits, and keeps the exponentials of x.
   template <bool Waiting>
-  static Pair exchange(const T* x, T* y, long n, Room& room) {
+  static Pair exchange(In x, T* y, long n, Room& room) {
     float* kept = room.kept();
     float* pivots = room.pivots.data();
     const float* factors = room.factors.data();
     const long ahead = room.ahead;
     return online<Unroll>(x, n, room, [=](long at, long b, long length, float pivot, bool again) {
-      const Exponential<Degree> exponential(finite(pivot), 1.0f);
       float* place = kept + at;
       pivots[b] = pivot;
-      if (!Waiting || again) {
-        return exp_pass<Unroll>(x + at, length, ahead, exponential,
-                                [=](long i, Unit<T> unit, auto) { keep_unit<T>(place + i, unit); });
-      }
+      if (!Waiting || again) return kept_sum<Output::degree, Unroll>(x + at, place, length, ahead, pivot);
       T* to = y + at;
       const Vec factor(factors[b]);
+      const Exponential<Output::degree> exponential(finite(pivot), 1.0f);
       return exp_pass<Unroll>(x + at, length, ahead, exponential, [=](long i, Unit<T> unit, auto count) {
         put<Stream>(to + i, kept_unit<T>(place + i) * factor, count, ahead);
-        keep_unit<T>(place + i, unit);
+        keep_unit(place + i, unit);
       });
     });
   }
 
-  static void write(const T*, T* y, long n, Pair, Pair total, Room& room) {
+  static void write(In, T* y, long n, Pair, Pair total, Room& room) {
     const double scale = 1.0 / total.sum;
     for (long b = 0; b * room.block < n; ++b) {
       const float pivot = room.pivots[b];
@@ -210,15 +224,13 @@ struct Resident {
 
 // A row that no pivot serves: one with NaN or +inf, or nothing but -inf (then every output is NaN, as PyTorch has it), or
 // with a huge maximum.
-template <class T, int Degree>
-[[gnu::noinline]] void careful(const T* x, T* y, long n) {
-  const float maximum = max_pass<T, 1>(x, n, 0);
-  const double sum = long_sum<1>(x, n, 0, Exponential<Degree, true>(maximum, 1.0f), [](auto...) {});
+template <class Output, class In>
+[[gnu::noinline]] void careful(In x, Element<In>* y, long n) {
+  const float maximum = max_pass<1>(x, n, 0);
+  const double sum = long_sum<1>(x, n, 0, Exponential<Output::degree, true>(maximum, 1.0f), [](auto...) {});
   if (sum > 0.0) {
-    write_pass<1, false>(x, y, n, 0, Exponential<Degree, true>(maximum, static_cast<float>(1.0 / sum)));
+    write_pass<1, false>(x, y, n, 0, Output::beyond(maximum, sum));
   } else {
-    Unit<T> unit;
-    unit.part.fill(Vec(NAN));
-    each_unit<T, 1>(n, [=](auto, long at, auto count) { store(y + at, unit, count); });
+    write_pass<1, false>(x, y, n, 0, [](Vec) { return Vec(NAN); });
   }
 }

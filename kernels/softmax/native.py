@@ -12,10 +12,19 @@ from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
 
-_ELEMENTS = {"f32": "float", "bf16": "bf16"}
+_ELEMENTS = {"f32": "float", "bf16": "bf16", "f16": "f16"}
 # Degree of the polynomial for 2^f. Relative errors: 1.1e-7 for f32, as good as the rounding around it; 1.0e-4 for bf16,
-# whose half unit in the last place is 4e-3. One more degree costs a tenth of the time and shows in no output.
-_DEGREES = {"f32": 5, "bf16": 3}
+# whose half unit in the last place is 4e-3, and 2.8e-6 for f16, where it is 5e-4. One more degree costs a tenth of the
+# time and shows in no output.
+_DEGREES = {"f32": 5, "bf16": 3, "f16": 4}
+# Of an op: what it reads, what it makes of that, and whether the rounding of a 16-bit output hides a shorter polynomial.
+# It does not where a logarithm near 0 is the difference of larger numbers.
+_FORMS = {
+    "softmax": ("Plain", "Probability", True),
+    "log_softmax": ("Plain", "LogProbability", False),
+    "softmax_backward": ("Gradient", "Probability", True),
+    "log_softmax_backward": ("Gradient", "LogProbability", False),
+}
 # Elements of a block; bytes that prefetches run ahead of the stores (twice that ahead of the loads), 0 for none.
 _BLOCKS = (1024, 4096, 16384)
 _AHEAD = (0, 512, 1024, 2048)
@@ -44,13 +53,14 @@ class Algorithm:
     """
 
     name: str
+    ops: tuple[str, ...]
     tunables: tuple[str, ...] = ()
     aligned_rows: bool = False
     refuses: Callable[[Workload, Machine], str | None] = _never
 
     def kernel(self) -> Kernel:
         return Kernel(
-            ops=("softmax",),
+            ops=self.ops,
             build=self.build,
             space=self.space,
             supports=self.supports,
@@ -59,7 +69,7 @@ class Algorithm:
 
     def supports(self, workload: Workload, machine: Machine) -> str | None:
         if workload.dtype not in _ELEMENTS:
-            return f"takes {' and '.join(_ELEMENTS)}, not {workload.dtype}"
+            return f"takes {', '.join(_ELEMENTS)}, not {workload.dtype}"
         if "avx2" not in machine.isa:
             return "needs AVX2, which this CPU lacks"
         return native.missing_compiler() or self.refuses(workload, machine)
@@ -90,19 +100,23 @@ class Algorithm:
         return Space(mine, _allowed, Config(tuple((d.name, default[d.name]) for d in mine)))
 
     def build(self, op: Op, workload: Workload, config: Config) -> Run:
+        reads, makes, hides = _FORMS[op.name]
         defines: dict[str, int | str] = {
             "ALGORITHM": self.name,
             "ELEMENT": _ELEMENTS[workload.dtype],
-            "DEGREE": _DEGREES[workload.dtype],
+            "DEGREE": _DEGREES[workload.dtype if hides else "f32"],
+            "INPUT": reads,
+            "OUTPUT": makes,
         }
         softmax = native.load(Path(__file__).with_name("softmax.cpp"), config["isa"], defines).softmax
-        softmax.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        softmax.argtypes = (ctypes.c_void_p,) * 4
         softmax.restype = ctypes.c_int
         fields = {"accumulators": 1, "stream": False, "block": 1, **dict(workload.sizes), **config.to_json()}
         plan = ctypes.byref(_Plan(*(fields[name] for name in _FIELDS)))
 
         def run(inputs: Tensors, outputs: Tensors) -> Tensors:
-            if softmax(inputs[0].data_ptr(), outputs[0].data_ptr(), plan) != 0:
+            second = inputs[1].data_ptr() if len(inputs) > 1 else None
+            if softmax(inputs[0].data_ptr(), second, outputs[0].data_ptr(), plan) != 0:
                 raise ValueError(f"softmax.cpp was compiled without {config}: take values from the kernel's space")
             return outputs
 

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from . import native
 
-KERNEL = native.Algorithm("ThreePassRecompute", ("stream",)).kernel()
+KERNEL = native.Algorithm("ThreePassRecompute", ("softmax", "log_softmax"), ("stream",)).kernel()

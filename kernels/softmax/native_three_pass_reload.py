@@ -12,7 +12,9 @@ from . import native
 
 
 def _refuses(workload: Workload, machine: Machine) -> str | None:
-    return "keeps exponentials in y, where bf16 would round them twice" if workload.dtype == "bf16" else None
+    return (
+        None if workload.dtype == "f32" else f"keeps exponentials in y, where {workload.dtype} would round them twice"
+    )
 
 
-KERNEL = native.Algorithm("ThreePassReload", refuses=_refuses).kernel()
+KERNEL = native.Algorithm("ThreePassReload", ("softmax",), refuses=_refuses).kernel()

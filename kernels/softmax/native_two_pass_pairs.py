@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from . import native
 
-KERNEL = native.Algorithm("TwoPassPairs", ("accumulators", "stream")).kernel()
+KERNEL = native.Algorithm("TwoPassPairs", ("softmax", "log_softmax"), ("accumulators", "stream")).kernel()

@@ -38,6 +38,9 @@ struct Pair {
   }
   // Whether the outputs follow from this sum. Not for rows with NaN or +inf, nothing but -inf, or a huge maximum.
   bool sound() const { return sum > 0.0 && sum < INFINITY && std::fabs(exponent) <= kLargestExponent; }
+  // ln of the sum. The exponentials were made with kLog2e for L, and so is this: what kLog2e is off by, times a large
+  // exponent, would else be in the answer.
+  double log() const { return (exponent + std::log2(sum)) / kLog2e; }
 };
 
 inline float pivot_of(float maximum) { return std::rint(maximum * kLog2e); }
@@ -68,6 +71,18 @@ inline Unit<T> load_ahead(const T* x, auto count, long ahead) {
   return load(x, count);
 }
 
+// The type of the elements that an input gives: it is a pointer to them, or several that are read together.
+template <class In>
+struct ElementOf {
+  using type = typename In::element;
+};
+template <class T>
+struct ElementOf<const T*> {
+  using type = T;
+};
+template <class In>
+using Element = typename ElementOf<In>::type;
+
 // Stream is for aligned y.
 template <bool Stream, class T, class Count>
 inline void put(T* y, Unit<T> unit, Count count, long ahead) {
@@ -86,11 +101,11 @@ inline Vec folded(std::array<Vec, N> a, auto combine) {
 }
 
 // max x; -inf for n = 0. NaN are passed over.
-template <class T, int Unroll>
-inline float max_pass(const T* x, long n, long ahead) {
+template <int Unroll, class In>
+[[gnu::noinline]] float max_pass(In x, long n, long ahead) {
   std::array<Vec, Unroll> highest;
   highest.fill(Vec(-kInfinity));
-  each_unit<T, Unroll>(n, [&](auto k, long at, auto count) {
+  each_unit<Element<In>, Unroll>(n, [&](auto k, long at, auto count) {
     for (Vec v : load_ahead(x + at, count, ahead).part) highest[k] = max(v, highest[k]);
   });
   return horizontal_max(folded(highest, [](Vec a, Vec b) { return max(a, b); }));
@@ -106,9 +121,38 @@ struct Exponential {
   Vec operator()(Vec x) const { return exp2(Apart ? (x + low) * Vec(kLog2e) : fma(x, Vec(kLog2e), low)); }
 };
 
+// What the last pass makes of x from the sum of the row: its share of the sum, or the logarithm of that. `beyond` serves
+// rows whose maximum is too large for a pivot; sum is then that of e^(x - maximum).
+template <int Degree>
+struct Probability {
+  static constexpr int degree = Degree;
+  static auto of(Pair total) { return Exponential<Degree>(total.exponent, static_cast<float>(1.0 / total.sum)); }
+  static auto beyond(float maximum, double sum) {
+    return Exponential<Degree, true>(maximum, static_cast<float>(1.0 / sum));
+  }
+};
+
+// x - (high + low): x may be as large as high, and the difference small.
+struct Difference {
+  Vec high, low;
+  Difference(float high, double low) : high(high), low(static_cast<float>(low)) {}
+  Vec operator()(Vec x) const { return x - high - low; }
+};
+
+template <int Degree>
+struct LogProbability {
+  static constexpr int degree = Degree;
+  static auto of(Pair total) {
+    const auto high = static_cast<float>(total.log());
+    return Difference(high, total.log() - high);
+  }
+  static auto beyond(float maximum, double sum) { return Difference(maximum, std::log(sum)); }
+};
+
 // The sum of exponential(x); keep(at, unit, count) gets every unit of them.
-template <int Unroll, class T, class E>
-inline float exp_pass(const T* x, long n, long ahead, const E& exponential, auto keep) {
+template <int Unroll, class In, class E>
+inline float exp_pass(In x, long n, long ahead, const E& exponential, auto keep) {
+  using T = Element<In>;
   std::array<Vec, Unroll> sum;
   sum.fill(Vec(0.0f));
   each_unit<T, Unroll>(n, [&](auto k, long at, auto count) {
@@ -122,21 +166,25 @@ inline float exp_pass(const T* x, long n, long ahead, const E& exponential, auto
   return horizontal_sum(folded(sum, [](Vec a, Vec b) { return a + b; }));
 }
 
-// y = exponential(x). Streaming stores begin where y is aligned.
-template <int Unroll, bool Stream, class T, class E>
-inline void write_pass(const T* x, T* y, long n, long ahead, const E& exponential) {
+// y = output(x). Streaming stores begin where y is aligned.
+template <int Unroll, bool Stream, class In, class T>
+inline void write_pass(In x, T* y, long n, long ahead, const auto& output) {
   long head = 0;
   if constexpr (Stream) {
     head = std::min<long>(n, (-reinterpret_cast<uintptr_t>(y) & (Unit<T>::bytes - 1)) / sizeof(T));
     if (head > 0) {
       Unit<T> unit = load(x, head);
-      for (Vec& v : unit.part) v = exponential(v);
+      for (Vec& v : unit.part) v = output(v);
       store(y, unit, head);
     }
   }
   y += head;
-  exp_pass<Unroll>(x + head, n - head, ahead, exponential,
-                   [=](long at, Unit<T> unit, auto count) { put<Stream>(y + at, unit, count, ahead); });
+  x = x + head;
+  each_unit<T, Unroll>(n - head, [=](auto, long at, auto count) {
+    Unit<T> unit = load_ahead(x + at, count, ahead);
+    for (Vec& v : unit.part) v = output(v);
+    put<Stream>(y + at, unit, count, ahead);
+  });
 }
 
 // Units kept as floats, whole and in the order of their parts.
@@ -175,8 +223,9 @@ struct PairVec {
   }
 
   // Adds `Units` units of e^x.
-  template <int Degree, int Units, class T>
-  void add_exponentials(const T* x, auto count, long ahead) {
+  template <int Degree, int Units, class In>
+  void add_exponentials(In x, auto count, long ahead) {
+    using T = Element<In>;
     constexpr int vecs = Unit<T>::vecs;
     const Polynomial<Degree> polynomial(kCentred<Degree>, 1.0f);
     std::array<Vec, Units * vecs> ms, ns;
@@ -198,9 +247,9 @@ struct PairVec {
 };
 
 // sum e^x in `Accumulators` sums, each of which is rescaled once per `Unroll / Accumulators` units.
-template <int Degree, int Unroll, int Accumulators, class T>
-inline Pair pairs_pass(const T* x, long n, long ahead) {
-  constexpr long size = Unit<T>::size;
+template <int Degree, int Unroll, int Accumulators, class In>
+inline Pair pairs_pass(In x, long n, long ahead) {
+  constexpr long size = Unit<Element<In>>::size;
   constexpr int share = Unroll / Accumulators;
   std::array<PairVec, Accumulators> sums;
   long at = 0;

@@ -1,26 +1,30 @@
-// y = softmax(x) over the last axis of x[rows, cols]. Compiled once per ISA, element type (-DELEMENT=float or bf16),
-// degree of the polynomial (-DDEGREE) and algorithm (-DALGORITHM), with every value of the other tunables inside.
+// The softmax family over the rows of matrices: y = softmax(x), log_softmax(x), and what their gradients become. Compiled
+// once per ISA, element type (-DELEMENT=float, bf16 or f16), degree of the polynomial (-DDEGREE), input (-DINPUT=Plain
+// or Gradient), algorithm (-DALGORITHM) and output (-DOUTPUT=Probability or LogProbability), with every value of
+// the other tunables inside.
 #include <omp.h>
 
-#include "algorithms.h"
+#include "backward.h"
 
 namespace {
 
 // A thread is worth starting for so many elements.
 constexpr long kElementsPerThread = 1 << 14;
 
-template <class T, class Algorithm, int Degree>
+template <class In, class Algorithm, class Output>
 struct Rows {
+  using T = Element<In>;
+
   // Rows [begin, end), each by this thread alone.
-  [[gnu::noipa]] static void whole(const T* x, T* y, long n, long begin, long end, Room& room) {
+  [[gnu::noipa]] static void whole(In x, T* y, long n, long begin, long end, Room& room) {
     for (long row = begin; row < end; ++row) {
-      const T* from = x + row * n;
+      const In from = x + row * n;
       T* to = y + row * n;
       const Pair total = Algorithm::summarise(from, to, n, room);
-      if (total.sound()) {
+      if (!Algorithm::guards || total.sound()) {
         Algorithm::write(from, to, n, total, total, room);
-      } else {
-        careful<T, Degree>(from, to, n);
+      } else if constexpr (Algorithm::guards) {
+        careful<Output>(from, to, n);
       }
     }
     if constexpr (Algorithm::keeps) Algorithm::flush(n, room);
@@ -28,30 +32,31 @@ struct Rows {
 
   // Every row in one part per thread of the team. The sums of two successive rows live apart, so that one barrier per
   // row is enough.
-  [[gnu::noipa]] static void split(const T* x, T* y, const Plan& plan, Pair* sums, Room& room) {
+  [[gnu::noipa]] static void split(In x, T* y, const Plan& plan, Pair* sums, Room& room) {
     const long team = omp_get_num_threads(), me = omp_get_thread_num(), n = plan.cols;
     const long share = (n + team * 64 - 1) / (team * 64) * 64;
     const long begin = std::min(n, me * share), length = std::min(n, begin + share) - begin;
     for (long row = 0; row < plan.rows; ++row) {
-      const T* from = x + row * n;
+      const In from = x + row * n;
       T* to = y + row * n;
       Pair* parts = sums + row % 2 * team;
       parts[me] = Algorithm::summarise(from + begin, to + begin, length, room);
 #pragma omp barrier
       Pair total;
       for (long k = 0; k < team; ++k) total.add(parts[k]);
-      if (total.sound()) {
+      if (!Algorithm::guards || total.sound()) {
         Algorithm::write(from + begin, to + begin, length, parts[me], total, room);
         if constexpr (Algorithm::keeps) Algorithm::flush(length, room);
-      } else if (me == 0) {
-        careful<T, Degree>(from, to, n);
+      } else if constexpr (Algorithm::guards) {
+        if (me == 0) careful<Output>(from, to, n);
       }
     }
   }
 };
 
-template <class T, class Algorithm, int Degree>
-void run(const T* x, T* y, const Plan& plan) {
+template <class Algorithm, class Output, class In>
+void run(In x, Element<In>* y, const Plan& plan) {
+  using Work = Rows<In, Algorithm, Output>;
   static thread_local Room own_room;
   const auto work = [&](Pair* sums, long team, long me) {
     const FlushToZero guard;
@@ -60,9 +65,9 @@ void run(const T* x, T* y, const Plan& plan) {
     room.ahead = plan.ahead;
     if (Algorithm::keeps) room.reserve((plan.cols / plan.block + 1) * plan.block, plan.cols / plan.block + 1);
     if (plan.rows >= team) {
-      Rows<T, Algorithm, Degree>::whole(x, y, plan.cols, plan.rows * me / team, plan.rows * (me + 1) / team, room);
+      Work::whole(x, y, plan.cols, plan.rows * me / team, plan.rows * (me + 1) / team, room);
     } else {
-      Rows<T, Algorithm, Degree>::split(x, y, plan, sums, room);
+      Work::split(x, y, plan, sums, room);
     }
     if (plan.stream) _mm_sfence();
   };
@@ -77,6 +82,16 @@ void run(const T* x, T* y, const Plan& plan) {
   work(sums.data(), omp_get_num_threads(), omp_get_thread_num());
 }
 
+// What the ops read.
+template <class T>
+const T* Plain(const void* x, const void*) {
+  return static_cast<const T*>(x);
+}
+template <class T>
+Both<T> Gradient(const void* y, const void* dy) {
+  return {static_cast<const T*>(y), static_cast<const T*>(dy)};
+}
+
 template <int... values>
 void pick(int64_t value, auto&& call) {
   ((value == values ? call(std::integral_constant<int, values>{}) : void()), ...);
@@ -84,21 +99,24 @@ void pick(int64_t value, auto&& call) {
 
 }  // namespace
 
-// 0, or 1 if the plan asks for a value that was not compiled.
-extern "C" int softmax(const void* x, void* y, const Plan* plan) {
+// `second` is null for ops of one input. 0, or 1 if the plan asks for a value that was not compiled.
+extern "C" int softmax(const void* first, const void* second, void* y, const Plan* plan) {
   using T = ELEMENT;
-  using Example = ALGORITHM<T, DEGREE, 1, 1, false>;
-  // Resident needs every row to be aligned, the others begin to stream where a row is.
+  using Output = OUTPUT<DEGREE>;
+  const auto x = INPUT<T>(first, second);
+  using In = std::remove_const_t<decltype(x)>;
+  using Example = ALGORITHM<In, Output, 1, 1, false>;
+  // Some need every row to be aligned, the others begin to stream where a row is.
   const bool aligned = (reinterpret_cast<uintptr_t>(y) | plan->cols * sizeof(T)) % Unit<T>::bytes == 0;
-  const int64_t streams = Example::streams && (aligned || !Example::keeps) ? plan->stream : 0;
+  const int64_t streams = Example::streams && (aligned || !Example::aligned_rows) ? plan->stream : 0;
   int missing = 1;
   pick<1, 2, 4, 8>(plan->unroll, [&](auto unroll) {
     pick<1, 2, 4>(plan->accumulators, [&](auto accumulators) {
       pick<0, 1>(streams, [&](auto stream) {
         if constexpr (accumulators == 1 || (Example::accumulates && accumulators <= unroll)) {
           if constexpr (!stream || Example::streams) {
-            using Algorithm = ALGORITHM<T, DEGREE, unroll, accumulators, stream != 0>;
-            run<T, Algorithm, DEGREE>(static_cast<const T*>(x), static_cast<T*>(y), *plan);
+            using Algorithm = ALGORITHM<In, Output, unroll, accumulators, stream != 0>;
+            run<Algorithm, Output>(x, static_cast<T*>(y), *plan);
             missing = 0;
           }
         }

@@ -85,7 +85,9 @@ class _Forest:
             weights = _LINEAR * np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ y)
             tree = DecisionTreeRegressor(random_state=int(self.generator.integers(2**31)))
             tree.fit(self.codes[rows], y - x @ weights, check_input=False)
-            votes.append(logs.mean() + self.indicators[wanted] @ weights + tree.predict(self.codes[wanted], check_input=False))
+            votes.append(
+                logs.mean() + self.indicators[wanted] @ weights + tree.predict(self.codes[wanted], check_input=False)
+            )
         return np.array(votes)
 
 
