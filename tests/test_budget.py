@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from samples import MACHINE, trial
 
 from perfsuite import budget, registry
+from perfsuite import search as strategies
 from perfsuite.builds import Builds
 from perfsuite.kernel import Config, Dimension, Kernel, Run, Space
 from perfsuite.op import Op, Operand, Workload
 from perfsuite.policy import Policy
 from perfsuite.report import spending
+from perfsuite.searching import Search
 from perfsuite.seeds import MOST, Seeds
 from perfsuite.session import Wish
 from perfsuite.timeline import BUILD, MEASURE, Recorder, Span, Timeline
@@ -272,3 +274,15 @@ def test_an_efforts_budget_is_for_everything_and_what_is_named_is_searched_whole
     wish: Wish, seconds: float | None
 ) -> None:
     assert wish.plan(MACHINE, registry.discover()).budget == seconds
+
+
+@pytest.mark.parametrize(("seen", "best", "given_up"), [(24, 1.0, True), (23, 1.0, False), (24, 2.0, False)])
+def test_a_kernel_far_behind_is_given_up_after_a_fair_chance(seen: int, best: float, given_up: bool) -> None:
+    kernel = Kernel(("scale",), build=_no_build, name="slow")
+    space = Space((Dimension("at", tuple(range(64))),))
+    known = {config: 2.0 + config["at"] for config in space.configs[:12]}
+    search_of_it = Search(kernel, strategies.STRATEGIES["random"](space, 0), known, most=52)
+    assert search_of_it.advance()
+    for _ in range(seen - 12):
+        search_of_it.advance(3.0)
+    assert search_of_it.hopeless(best) is given_up
