@@ -68,7 +68,8 @@ class DataFlow:
         """
         isas = [isa for isa in _ISAS if isa in machine.isa and (isa != "avx512_bf16" or workload.dtype == "bf16")]
         row_bytes = workload["cols"] * ITEMSIZE[workload.dtype]
-        streams = (False, True) if row_bytes % _LINE == 0 else (False,)
+        lines = row_bytes % _LINE == 0 and "QUANTISED" not in self.flows[workload.op]
+        streams = (False, True) if lines else (False,)
         # A mean distance, unlike a variance, cannot be corrected for its shift.
         shifted = self.flows[workload.op]["STATISTIC"] == "VARIANCE" and workload["cols"] > _LEAD
         shifts = ("start", "row") if shifted else ("row",)
