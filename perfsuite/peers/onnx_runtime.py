@@ -24,7 +24,7 @@ def supports(workload: Workload, machine: Machine) -> str | None:
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         return f"needs {' and '.join(missing)}: pip install 'perfsuite[peers]'"
-    return None if workload.dtype == "f32" else "its CPU provider has no bf16 kernel of this operator"
+    return None if workload.dtype == "f32" else "is measured in f32: its CPU provider has no bf16 kernel"
 
 
 def build(op: Op, workload: Workload, config: Config) -> Run:
