@@ -91,6 +91,17 @@ def add_rms_norm(
     return y, summed
 
 
+def rms_norm_int8(
+    x: torch.Tensor, weight: torch.Tensor, *, out: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(q, scale): rms_norm(x[..., cols], weight) as int8 with a scale for each row, scale[...] in f32.
+
+    A row with NaN or infinity has the scale NaN and zeros.
+    """
+    q, scale = fastest("rms_norm_int8")(x.contiguous(), weight, out=out)
+    return q, scale
+
+
 def layer_norm_backward(
     dy: torch.Tensor,
     x: torch.Tensor,

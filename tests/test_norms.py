@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -14,7 +13,6 @@ from samples import MACHINE
 
 from perfsuite import check, detect, registry
 from perfsuite.kernel import Config, Kernel
-from perfsuite.op import torch_dtype
 
 KNOWN = registry.discover()
 KERNELS = tuple(KNOWN.kernels[f"norms/{name}"] for name in ("native_rows", "native_rows_backward"))
@@ -41,6 +39,8 @@ BUILDS = {
     ("add_layer_norm", "f32"): ("last", 4),
     ("add_rms_norm", "f32"): ("last", 1),
     ("add_rms_norm", "bf16"): ("first", 4),
+    ("rms_norm_int8", "f32"): ("last", 4),
+    ("rms_norm_int8", "bf16"): ("first", 1),
     ("layer_norm_backward", "f32"): ("last", 2),
     ("layer_norm_backward", "f16"): ("last", 4),
     ("rms_norm_backward", "f32"): ("last", 2),
@@ -91,9 +91,9 @@ def test_any_length_and_config_at_any_address(build: tuple[str, str], rows: int,
     workload = KNOWN.workload(f"{name}[rows={rows},cols={cols},{dtype}]")
     known = configs(name, dtype)
     inputs = [at_odd_address(t) for t in op.make_inputs(workload, seed=pick)]
-    shapes = [op.shape(operand, workload) for operand in op.outputs]
-    beyond = [torch.full((math.prod(shape) + 2,), 77.0, dtype=torch_dtype(dtype)) for shape in shapes]
-    outputs = [t[1:-1].view(shape) for t, shape in zip(beyond, shapes)]
+    outputs = op.make_outputs(workload)
+    beyond = [torch.full((t.numel() + 2,), 77.0).to(t.dtype) for t in outputs]
+    outputs = tuple(t[1:-1].view(output.shape) for t, output in zip(beyond, outputs))
     got = norm(name, inputs, known[pick % len(known)], outputs)
     assert check.wrong(op, workload, got, op.expected(inputs, workload)) is None
     assert all(t[0] == 77.0 and t[-1] == 77.0 for t in beyond), "it wrote beyond its output"
@@ -217,6 +217,29 @@ def test_l1_norm_makes_the_mean_magnitude_one_over_kappa() -> None:
     kappa = KNOWN.ops["l1_norm"].attribute("kappa")
     torch.testing.assert_close(kappa * y.abs().mean(1), torch.ones(4), rtol=1e-5, atol=0.0)
     torch.testing.assert_close(y, norm("layer_norm", inputs)[0], rtol=0.02, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_int8_rows_are_the_norm_to_half_a_step(dtype: str) -> None:
+    op = KNOWN.ops["rms_norm_int8"]
+    inputs = op.make_inputs(KNOWN.workload(f"rms_norm_int8[rows=9,cols=333,{dtype}]"), seed=0)
+    inputs[0][4] = 0.0
+    q, scale = norm(op.name, inputs)
+    (y,) = KNOWN.ops["rms_norm"].expected(inputs, KNOWN.workload(f"rms_norm[rows=9,cols=333,{dtype}]"))
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    torch.testing.assert_close(scale[others].double(), y[others].abs().amax(1) / 127.0, rtol=1e-6, atol=0.0)
+    assert float(((q * scale.unsqueeze(1)).double() - y).abs().sub(0.5001 * scale.unsqueeze(1)).max()) <= 0.0
+    assert bool((q[others].abs().amax(1) == 127).all())
+    assert not q[4].any()
+    assert scale[4] == 2.0**-23
+
+
+def test_int8_row_with_nan_or_infinity_says_so() -> None:
+    x = torch.ones(3, 40)
+    x[0, 39], x[2, 0] = torch.nan, -torch.inf
+    q, scale = norm("rms_norm_int8", (x, torch.ones(40)))
+    assert scale.isnan().tolist() == [True, False, True]
+    assert torch.equal(q, torch.tensor([0, 127, 0], dtype=torch.int8).unsqueeze(1).expand(3, 40))
 
 
 def test_shift_survives_outliers_at_the_start() -> None:

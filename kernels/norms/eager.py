@@ -53,6 +53,14 @@ def _add_rms_norm(inputs: Tensors, eps: float) -> Tensors:
     return F.rms_norm(h, weight.shape, weight, eps), h
 
 
+def _rms_norm_int8(inputs: Tensors, eps: float) -> Tensors:
+    """As models write it: the norm is rounded to the dtype of x before it is quantised."""
+    x, weight = inputs
+    y = F.rms_norm(x, weight.shape, weight, eps).float()
+    scale = (y.abs().amax(-1, keepdim=True) / 127.0).clamp_min(2.0**-23)
+    return (y / scale).round().nan_to_num(0.0).to(torch.int8), scale.squeeze(-1)
+
+
 def _layer_norm_backward(inputs: Tensors, eps: float) -> Tensors:
     """Autograd's own function, which wants f32 throughout and the statistics, which a forward would have saved.
 
@@ -82,6 +90,7 @@ _COMPUTE: dict[str, Callable[..., Tensors]] = {
     "l1_norm": _l1_norm,
     "add_layer_norm": _add_layer_norm,
     "add_rms_norm": _add_rms_norm,
+    "rms_norm_int8": _rms_norm_int8,
     "layer_norm_backward": _layer_norm_backward,
     "rms_norm_backward": _rms_norm_backward,
 }

@@ -55,6 +55,16 @@ def add_rms_norm(
     return rms_norm(h, weight, eps), h
 
 
+def rms_norm_int8(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """q = round(y / scale), half to even, of y = rms_norm(x), and scale[rows] = max|y| / 127, 2^-23 at least.
+
+    Dynamic quantisation per token, as in W8A8 serving. A row with NaN or infinity has q = 0 and the scale NaN.
+    """
+    y = rms_norm(x, weight, eps)
+    scale = (y.abs().amax(-1, keepdim=True) / 127.0).clamp_min(2.0**-23)
+    return (y / scale).round().nan_to_num(0.0), scale.squeeze(-1)
+
+
 def layer_norm_backward(
     dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -59,6 +59,7 @@ _COMPUTE: dict[str, dict[str, Callable[..., None]]] = {
     "l1_norm": {"written_out": _written_out(formulas.l1_norm, 3)},
     "add_layer_norm": {"written_out": _written_out(formulas.add_layer_norm, 4)},
     "add_rms_norm": {"library": _add_rms_norm},
+    "rms_norm_int8": {"written_out": _written_out(formulas.rms_norm_int8, 2)},
     "layer_norm_backward": {"written_out": _written_out(formulas.layer_norm_backward, 3)},
     "rms_norm_backward": {"written_out": _written_out(formulas.rms_norm_backward, 3)},
 }

@@ -43,6 +43,16 @@ inline void store(float* to, Floats v, First n) { _mm512_mask_storeu_ps(to, mask
 inline void stream(float* to, Floats v) { _mm512_stream_ps(to, v); }
 
 inline Floats absolute(Floats v) { return _mm512_abs_ps(v); }
+inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+inline float largest(Floats v) { return _mm512_reduce_max_ps(v); }
+
+// To the nearest integers, half to even, which must fit in 8 bits.
+inline void store(int8_t* to, Floats v, All) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+inline void store(int8_t* to, Floats v, First n) {
+    _mm_mask_storeu_epi8(to, mask(n.count), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
 
 inline __m256i narrowed(Floats v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Floats load(const f16* from, All) {
@@ -79,6 +89,24 @@ inline void store(float* to, Floats v, First n) { _mm256_maskstore_ps(to, mask(n
 inline void stream(float* to, Floats v) { _mm256_stream_ps(to, v); }
 
 inline Floats absolute(Floats v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+inline float largest(Floats v) {
+    __m128 most = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+    return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
+}
+
+// To the nearest integers, half to even, which must fit in 8 bits.
+inline __m128i bytes(Floats v) {
+    const __m256i wide = _mm256_cvtps_epi32(v);
+    const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    return _mm_packs_epi16(half, half);
+}
+inline void store(int8_t* to, Floats v, All) { _mm_storel_epi64(reinterpret_cast<__m128i*>(to), bytes(v)); }
+inline void store(int8_t* to, Floats v, First n) {
+    const __m128i all = bytes(v);
+    std::memcpy(to, &all, n.count);
+}
 
 inline __m128i narrowed(Floats v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Floats load(const f16* from, All) {
@@ -111,6 +139,8 @@ inline Pair fma(Pair a, Pair b, Pair c) { return {fma(a.even, b.even, c.even), f
 inline Pair fma(Pair a, Floats b, Floats c) { return {fma(a.even, b, c), fma(a.odd, b, c)}; }
 inline Pair fma(Pair a, Floats b, Pair c) { return {fma(a.even, b, c.even), fma(a.odd, b, c.odd)}; }
 inline Pair absolute(Pair v) { return {absolute(v.even), absolute(v.odd)}; }
+inline Pair larger(Pair a, Pair b) { return {larger(a.even, b.even), larger(a.odd, b.odd)}; }
+inline float largest(Pair v) { return largest(larger(v.even, v.odd)); }
 inline float total(Pair v) { return total(v.even + v.odd); }
 
 inline Floats keep(Floats v, First n) { return keep(v, n.count); }
@@ -147,11 +177,23 @@ inline __m512i merge(Pair v) {
 }
 #endif
 
-inline __mmask32 words(First n) { return static_cast<__mmask32>((1ull << n.count) - 1ull); }
+// As many bits as elements.
+inline __mmask32 elements(First n) { return static_cast<__mmask32>((1ull << n.count) - 1ull); }
+
+// An even and an odd integer to the two bytes of a word.
+inline __m256i bytes(Pair v) {
+    const __m512i even = _mm512_and_si512(_mm512_cvtps_epi32(v.even), _mm512_set1_epi32(0xff));
+    return _mm512_cvtepi32_epi16(_mm512_or_si512(even, _mm512_slli_epi32(_mm512_cvtps_epi32(v.odd), 8)));
+}
+inline void store(int8_t* to, Pair v, All) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes(v)); }
+inline void store(int8_t* to, Pair v, First n) {
+    _mm256_mask_storeu_epi8(to, elements(n), bytes(v));
+}
+
 inline Pair load(const bf16* from, All) { return split(_mm512_loadu_si512(from)); }
-inline Pair load(const bf16* from, First n) { return split(_mm512_maskz_loadu_epi16(words(n), from)); }
+inline Pair load(const bf16* from, First n) { return split(_mm512_maskz_loadu_epi16(elements(n), from)); }
 inline void store(bf16* to, Pair v, All) { _mm512_storeu_si512(to, merge(v)); }
-inline void store(bf16* to, Pair v, First n) { _mm512_mask_storeu_epi16(to, words(n), merge(v)); }
+inline void store(bf16* to, Pair v, First n) { _mm512_mask_storeu_epi16(to, elements(n), merge(v)); }
 inline void stream(bf16* to, Pair v) { _mm512_stream_si512(reinterpret_cast<__m512i*>(to), merge(v)); }
 
 #else
@@ -167,6 +209,19 @@ inline __m256i rounded(Floats v) {
 }
 inline __m256i merge(Pair v) {
     return _mm256_blend_epi16(_mm256_srli_epi32(rounded(v.even), 16), rounded(v.odd), 0xaa);
+}
+
+// An even and an odd integer to the two bytes of a word.
+inline __m128i bytes(Pair v) {
+    const __m256i even = _mm256_and_si256(_mm256_cvtps_epi32(v.even), _mm256_set1_epi32(0xff));
+    const __m256i odd = _mm256_and_si256(_mm256_cvtps_epi32(v.odd), _mm256_set1_epi32(0xff));
+    const __m256i both = _mm256_or_si256(even, _mm256_slli_epi32(odd, 8));
+    return _mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+}
+inline void store(int8_t* to, Pair v, All) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes(v)); }
+inline void store(int8_t* to, Pair v, First n) {
+    const __m128i all = bytes(v);
+    std::memcpy(to, &all, n.count);
 }
 
 inline Pair load(const bf16* from, All) { return split(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }

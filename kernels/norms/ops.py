@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -21,6 +22,8 @@ _H = Operand("h", _MATRIX)
 _WEIGHT = Operand("weight", ("cols",), fill="positive")
 _BIAS = Operand("bias", ("cols",))
 _BOTH = ("f32", "bf16")
+_Q = Operand("q", _MATRIX, dtype="i8")
+_SCALE = Operand("scale", ("rows",), dtype="f32")
 _DY = Operand("dy", _MATRIX)
 _DX = Operand("dx", _MATRIX)
 _DWEIGHT = Operand("dweight", ("cols",))
@@ -114,6 +117,11 @@ def _norm(
         saves=("x", "weight") if differentiable else (),
         workloads=(*workloads(name, models), *_tests(name, every_test)),
     )
+
+
+def _int8_tolerance(workload: Workload) -> Tolerance:
+    """An integer next to the middle of two may be one off, 1/127 of the largest."""
+    return replace(accumulated(lambda sizes: sizes["cols"])(workload), of_peak=1.001 / 127.0)
 
 
 def _backward_tolerance(workload: Workload) -> Tolerance:
@@ -216,6 +224,17 @@ OPS: tuple[Op, ...] = (
         7,
         [({"rows": 1576, "cols": 768}, _BOTH, {"ViT-B/16 with L1 norms b=8": 25})],
         kappa=math.sqrt(math.pi / 2.0),
+    ),
+    replace(
+        _norm(
+            formulas.rms_norm_int8,
+            (_X, _WEIGHT),
+            8,
+            # All but the final one feed linear layers.
+            [(sizes, dtypes, {f"{model} W8A8": 64 for model in models}) for sizes, dtypes, models in _LLAMA],
+        ),
+        outputs=(_Q, _SCALE),
+        tolerance=_int8_tolerance,
     ),
     _backward(
         formulas.layer_norm_backward,

@@ -42,13 +42,13 @@ class DataFlow:
     """A C++ source of this folder that serves several ops.
 
     `flows` are the definitions that make it each of them; `vectors` is how many, in all rows that go together, the
-    registers have accumulators for; `together` is how many rows go together without tuning.
+    registers have accumulators for; `tile` gives the rows that go together without tuning, and the vectors of each.
     """
 
     source: str
     flows: Mapping[str, Mapping[str, int | str]]
     vectors: int
-    together: Callable[[Workload], int]
+    tile: Callable[[Workload], tuple[int, int]]
 
     def kernel(self) -> Kernel:
         return Kernel(
@@ -68,16 +68,17 @@ class DataFlow:
         """
         isas = [isa for isa in _ISAS if isa in machine.isa and (isa != "avx512_bf16" or workload.dtype == "bf16")]
         row_bytes = workload["cols"] * ITEMSIZE[workload.dtype]
-        streams = (False, True) if row_bytes % _LINE == 0 else (False,)
+        lines = row_bytes % _LINE == 0 and "QUANTISED" not in self.flows[workload.op]
+        streams = (False, True) if lines else (False,)
         # A mean distance, unlike a variance, cannot be corrected for its shift.
         shifted = self.flows[workload.op]["STATISTIC"] == "VARIANCE" and workload["cols"] > _LEAD
         shifts = ("start", "row") if shifted else ("row",)
-        together = self.together(workload)
+        rows, vectors = self.tile(workload)
         # Streaming stores gained nothing at 8 MiB (four times L2), and 1.6 times at 128 MiB.
         default = Config.of(
             isa=isas[-1],
-            rows=together,
-            vectors=4 // together,
+            rows=rows,
+            vectors=vectors,
             shift=shifts[0],
             stream=streams[-1] and workload["rows"] * row_bytes > 8 * machine.cache("L2") > 0,
             prefetch="L1" if row_bytes <= 8192 else "L2",

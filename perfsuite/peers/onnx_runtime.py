@@ -28,7 +28,7 @@ def supports(workload: Workload, machine: Machine) -> str | None:
         return f"needs {' and '.join(missing)}: pip install 'perfsuite[peers]'"
     if 0 in dict(workload.sizes).values():
         return "ONNX Runtime binds no empty tensors"
-    return None if workload.dtype == "f32" else "its CPU provider has no bf16 kernel of this operator"
+    return None if workload.dtype == "f32" else "is measured in f32: its CPU provider has no bf16 kernel"
 
 
 def build(op: Op, workload: Workload, config: Config) -> Run:
