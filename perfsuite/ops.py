@@ -16,7 +16,7 @@ def softmax(x: torch.Tensor, dim: int = -1, *, out: torch.Tensor | None = None) 
 
 
 def log_softmax(x: torch.Tensor, dim: int = -1, *, out: torch.Tensor | None = None) -> torch.Tensor:
-    """The logarithm of the softmax of x over one dimension, as `softmax` takes it; exact also where the softmax is 0."""
+    """The logarithm of the softmax of x over one dimension, taken as by `softmax`; exact also where that is 0."""
     return _along("log_softmax", x, dim, out)
 
 

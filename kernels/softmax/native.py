@@ -12,13 +12,13 @@ from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
 
-_ELEMENTS = {"f32": "float", "bf16": "bf16", "f16": "f16"}
+ELEMENTS = {"f32": "float", "bf16": "bf16", "f16": "f16"}
 # Degree of the polynomial for 2^f. Relative errors: 1.1e-7 for f32, as good as the rounding around it; 1.0e-4 for bf16,
 # whose half unit in the last place is 4e-3, and 2.8e-6 for f16, where it is 5e-4. One more degree costs a tenth of the
 # time and shows in no output.
 _DEGREES = {"f32": 5, "bf16": 3, "f16": 4}
-# Of an op: what it reads, what it makes of that, and whether the rounding of a 16-bit output hides a shorter polynomial.
-# It does not where a logarithm near 0 is the difference of larger numbers.
+# Of an op: what it reads, what it makes, and whether the rounding of a 16-bit output hides a shorter polynomial: not
+# where a logarithm near 0 is the difference of larger numbers.
 _FORMS = {
     "softmax": ("Plain", "Probability", True),
     "log_softmax": ("Plain", "LogProbability", False),
@@ -26,11 +26,11 @@ _FORMS = {
     "log_softmax_backward": ("Gradient", "LogProbability", False),
 }
 # Elements of a block; bytes that prefetches run ahead of the stores (twice that ahead of the loads), 0 for none.
-_BLOCKS = (1024, 4096, 16384)
-_AHEAD = (0, 512, 1024, 2048)
+BLOCKS = (1024, 4096, 16384)
+AHEAD = (0, 512, 1024, 2048)
 _VECTOR_BYTES = 64
 # Outputs larger than this are streamed by default: they do not fit where they would be read from again.
-_STREAMED_BYTES = 16 << 20
+STREAMED_BYTES = 16 << 20
 _FIELDS = ("rows", "cols", "unroll", "accumulators", "stream", "block", "ahead")
 
 
@@ -38,6 +38,15 @@ class _Plan(ctypes.Structure):
     """algorithms.h's Plan: the sizes of the problem, and the tunables that are chosen at run time."""
 
     _fields_ = [(name, ctypes.c_int64) for name in _FIELDS]
+
+
+def missing(workload: Workload, machine: Machine) -> str | None:
+    """What a machine lacks to run these sources on a workload, or None."""
+    if workload.dtype not in ELEMENTS:
+        return f"takes {', '.join(ELEMENTS)}, not {workload.dtype}"
+    if "avx2" not in machine.isa:
+        return "needs AVX2, which this CPU lacks"
+    return native.missing_compiler()
 
 
 def _never(workload: Workload, machine: Machine) -> str | None:
@@ -68,31 +77,27 @@ class Algorithm:
         )
 
     def supports(self, workload: Workload, machine: Machine) -> str | None:
-        if workload.dtype not in _ELEMENTS:
-            return f"takes {', '.join(_ELEMENTS)}, not {workload.dtype}"
-        if "avx2" not in machine.isa:
-            return "needs AVX2, which this CPU lacks"
-        return native.missing_compiler() or self.refuses(workload, machine)
+        return missing(workload, machine) or self.refuses(workload, machine)
 
     def space(self, workload: Workload, machine: Machine) -> Space:
         row_bytes = workload["cols"] * ITEMSIZE[workload.dtype]
         isas = tuple(isa for isa in ("avx512", "avx2") if isa in machine.isa)
         streams = (False,) if self.aligned_rows and row_bytes % _VECTOR_BYTES else (False, True)
         # A block longer than the row is the row: one such value is enough.
-        blocks = tuple(b for k, b in enumerate(_BLOCKS) if k == 0 or _BLOCKS[k - 1] < workload["cols"])
+        blocks = tuple(b for k, b in enumerate(BLOCKS) if k == 0 or BLOCKS[k - 1] < workload["cols"])
         dimensions = (
             Dimension("isa", isas, Scale.CATEGORICAL),
             Dimension("unroll", (1, 2, 4, 8), Scale.POWERS),
             Dimension("accumulators", (1, 2, 4), Scale.POWERS),
             Dimension("stream", streams, Scale.CATEGORICAL),
             Dimension("block", blocks, Scale.POWERS),
-            Dimension("ahead", _AHEAD),
+            Dimension("ahead", AHEAD),
         )
         default = {
             "isa": isas[0],
             "unroll": 2,
             "accumulators": 1,
-            "stream": streams[-1] and workload["rows"] * row_bytes > _STREAMED_BYTES,
+            "stream": streams[-1] and workload["rows"] * row_bytes > STREAMED_BYTES,
             "block": blocks[min(1, len(blocks) - 1)],
             "ahead": 1024,
         }
@@ -103,7 +108,7 @@ class Algorithm:
         reads, makes, hides = _FORMS[op.name]
         defines: dict[str, int | str] = {
             "ALGORITHM": self.name,
-            "ELEMENT": _ELEMENTS[workload.dtype],
+            "ELEMENT": ELEMENTS[workload.dtype],
             "DEGREE": _DEGREES[workload.dtype if hides else "f32"],
             "INPUT": reads,
             "OUTPUT": makes,

@@ -9,6 +9,7 @@ import torch
 
 from perfsuite.op import ROUNDOFF, Op, Operand, Sizes, Tolerance, Workload, torch_dtype, workloads
 
+from .losses import LOSSES
 from .rows import awkward_rows
 
 _Cases = Iterator[tuple[str, tuple[torch.Tensor, ...]]]
@@ -186,4 +187,4 @@ LOG_SOFTMAX_BACKWARD = Op(
     edge_cases=_gradients(_log_softmax),
 )
 
-OPS: tuple[Op, ...] = (SOFTMAX, LOG_SOFTMAX, SOFTMAX_BACKWARD, LOG_SOFTMAX_BACKWARD)
+OPS: tuple[Op, ...] = (SOFTMAX, LOG_SOFTMAX, SOFTMAX_BACKWARD, LOG_SOFTMAX_BACKWARD, *LOSSES)
