@@ -24,7 +24,7 @@ step "mypy"
 "$bin/mypy"
 
 step "pytest"
-"$bin/python" -m pytest -n 2 --dist loadgroup -q
+"$bin/python" -m pytest -n 2 --dist loadfile -q
 
 step "perfsuite tune, then report"
 database="$scratch/results/perfsuite.db"

@@ -97,7 +97,6 @@ def test_tune_mode_saves_no_feature_map_but_x() -> None:
     assert saved["conv_bn_eval_step"] - saved["conv_bn_tune_step"] == pytest.approx(output, abs=2 * weight_sized)
 
 
-@pytest.mark.xdist_group("inductor")
 def test_inductor_rewrites_the_eval_graph() -> None:
     """The option `efficient` does what it says: inductor reports one rewritten pair."""
     from torch._dynamo.utils import counters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from perfsuite.convert import CRMSNorm, RMSNorm, pre_ln_to_crms, pre_ln_to_rms
+from perfsuite.convert import CRMSNorm, RMSNorm, gain, pre_ln_to_crms, pre_ln_to_rms
 from perfsuite.convert.layers import Whole
 
 Convert = Callable[[nn.Module], nn.Module]
@@ -140,10 +141,10 @@ def test_crms_norm_is_rms_norm_of_the_row_with_its_last(width: int, scale: float
     row = torch.cat([x, -x.sum(-1, keepdim=True)], -1)
     wide = RMSNorm(width, 1e-5)(row)
     assert difference(CRMSNorm(width, 1e-5)(x), wide[:, :-1]) < 1e-12
-    gain, offset = (torch.randn(width, dtype=torch.float64) for _ in range(2)) if affine else (None, None)
-    want = nn.functional.layer_norm(row, (width,), gain, offset, 1e-5)
-    assert difference(RMSNorm(width, 1e-5, gain, offset)(row), want) < 1e-11
-    assert difference(Whole(gain, offset)(CRMSNorm(width, 1e-5)(x)), want) < 1e-11
+    scales, offset = (torch.randn(width, dtype=torch.float64) for _ in range(2)) if affine else (None, None)
+    want = nn.functional.layer_norm(row, (width,), scales, offset, 1e-5)
+    assert difference(RMSNorm(width, 1e-5, scales, offset)(row), want) < 1e-11
+    assert difference(Whole(scales, offset)(CRMSNorm(width, 1e-5)(x)), want) < 1e-11
 
 
 @both
@@ -175,6 +176,19 @@ def test_what_cannot_be_converted_is_told(convert: Convert) -> None:
         convert(wrapped)
     with pytest.raises(ValueError, match="is RMSNorm"):
         convert(pre_ln_to_rms(encoder()))
+
+
+@pytest.mark.quiet
+def test_the_gain_is_measured_round_by_round() -> None:
+    model = shaken(encoder(), torch.float32)
+    rms, crms = gain.measure(model, {"src": torch.randn(2, 5, WIDTH)}, rounds=12)
+    assert (rms.name, crms.name) == ("Pre-RMSNorm", "Pre-CRMSNorm")
+    for found in (rms, crms):
+        assert 0.0 < found.difference < 1e-5
+        for low, high in (found.inference, found.training):
+            assert 0.0 < low < high < math.inf
+    (one, _) = gain.measure(model, {"src": torch.randn(2, 5, WIDTH)}, rounds=2)
+    assert one.inference == (0.0, math.inf), "two rounds say nothing"
 
 
 def gpt2() -> tuple[nn.Module, dict[str, Tensor]]:

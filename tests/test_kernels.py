@@ -9,17 +9,8 @@ from perfsuite.kernel import Kernel
 from perfsuite.op import Op, Workload
 
 KNOWN = registry.discover()
-
-
-def group(op: Op, kernel: Kernel) -> str:
-    """The tests that share what is compiled or slow to begin: inductor's first compile in a process takes seconds."""
-    return "inductor" if kernel.name.startswith("inductor") else f"kernels of {op.family}"
-
-
 PAIRS = [
-    pytest.param(op, kernel, id=f"{op}-{kernel}", marks=pytest.mark.xdist_group(group(op, kernel)))
-    for op in KNOWN.ops.values()
-    for kernel in KNOWN.kernels_for(op.name)
+    pytest.param(op, kernel, id=f"{op}-{kernel}") for op in KNOWN.ops.values() for kernel in KNOWN.kernels_for(op.name)
 ]
 # torch.compile takes about a second for each shape; the other shapes run with --slow.
 COMPILED_WORKLOADS, COMPILED_CONFIGS, CONFIGS = 2, 1, 3

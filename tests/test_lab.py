@@ -282,7 +282,6 @@ def perfsuite(kernels: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
-@pytest.mark.xdist_group("tunings")
 def test_record_and_score_from_the_command_line(tmp_path: Path) -> None:
     family = write_family(tmp_path / "toys")
     (family / "sliced.py").write_text(dedent(TUNABLE))

@@ -14,8 +14,6 @@ from perfsuite.stats import Verdict
 from perfsuite.table import Entry, Table
 from perfsuite.trial import Trial
 
-pytestmark = pytest.mark.xdist_group("reports")
-
 
 def _won(policy: Policy, seconds: dict[str, float], race: bool = True) -> tuple[Entry, list[Trial]]:
     """The fastest of these kernels under a policy, searched and (all of them, or the winner alone) raced."""

@@ -14,7 +14,7 @@ from perfsuite.policy import Policy
 from perfsuite.stats import Verdict
 from perfsuite.table import Entry
 
-pytestmark = [pytest.mark.quiet, pytest.mark.xdist_group("tunings")]
+pytestmark = pytest.mark.quiet
 
 THRICE = """
 import torch

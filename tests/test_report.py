@@ -26,8 +26,6 @@ from perfsuite.op import Workload
 from perfsuite.report import Evidence
 from perfsuite.trial import REMEDIES, Disturbance, Measurement
 
-pytestmark = pytest.mark.xdist_group("reports")
-
 
 @pytest.mark.parametrize("workload", [*SOFTMAX, *NORMS, *LINEAR], ids=str)
 def test_a_winner_row_says_what_the_times_say(page: str, workload: Workload) -> None:

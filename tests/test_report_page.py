@@ -14,8 +14,6 @@ from synthetic import SOFTMAX, build_evidence
 
 from perfsuite.report import write
 
-pytestmark = pytest.mark.xdist_group("reports")
-
 
 def test_page_and_markdown_agree(page: str, markdown: str) -> None:
     def plain(cell: str) -> str:

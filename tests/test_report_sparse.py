@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from synthetic import CREATED, LINEAR, MACHINE, NORMS, POLICY, SOFTMAX, build_evidence, failures, on, timed
 
 from perfsuite.kernel import Config
@@ -14,8 +13,6 @@ from perfsuite.policy import Policy
 from perfsuite.report import Evidence, write
 from perfsuite.table import Table
 from perfsuite.timeline import BUILD, MEASURE, Span, Timeline
-
-pytestmark = pytest.mark.xdist_group("reports")
 
 
 def written(evidence: Evidence, out: Path) -> str:
@@ -46,7 +43,8 @@ def test_softmax_on_many_rows_alone_says_how_to_run_the_two_pass_experiment(tmp_
     assert "perfsuite tune 'softmax[rows=1,cols=65536,f32]'" in text
 
 
-def test_ties_and_shares_above_the_ceiling_are_said(tmp_path: Path, evidence: Evidence) -> None:
+def test_ties_and_shares_above_the_ceiling_are_said(tmp_path: Path) -> None:
+    evidence = build_evidence(SOFTMAX[:1])
     entry = evidence.table.entries[0]
     other = ("softmax/native_two_pass_pairs", Config.of(isa="avx2"))
     tied = replace(entry, ties=((entry.kernel, Config()), other), seconds=entry.seconds / 9.0)

@@ -20,8 +20,6 @@ from perfsuite.results import Results
 from perfsuite.timeline import Timeline
 from perfsuite.trial import FailureKind, Trial
 
-pytestmark = pytest.mark.xdist_group("tunings")  # they would wait for each other's lock on measuring
-
 
 def environment(kernels: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "PERFSUITE_KERNELS": str(kernels), **more}
