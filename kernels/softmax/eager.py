@@ -17,6 +17,11 @@ def _softmax(x: torch.Tensor, y: torch.Tensor) -> None:
     torch.softmax(x, -1, out=y)
 
 
+def _masked_softmax(x: torch.Tensor, mask: torch.Tensor, y: torch.Tensor, scale: float) -> None:
+    """In f32, as models do it: 16 bits would round scale * x + mask before the exponential."""
+    y.copy_(torch.add(mask.float(), x.float(), alpha=scale).softmax(-1))
+
+
 def _log_softmax(x: torch.Tensor, y: torch.Tensor) -> None:
     torch.log_softmax(x, -1, out=y)
 
@@ -60,6 +65,7 @@ def _log_softmax_backward(y: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -
 _COMPUTE: dict[str, Callable[..., None]] = {
     "softmax": _softmax,
     "log_softmax": _log_softmax,
+    "masked_softmax": _masked_softmax,
     "softmax_backward": _softmax_backward,
     "log_softmax_backward": _log_softmax_backward,
     "cross_entropy": _cross_entropy,
