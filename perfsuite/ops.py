@@ -46,7 +46,7 @@ def masked_softmax(x: torch.Tensor, mask: torch.Tensor, *, out: torch.Tensor | N
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss, lse): the mean cross-entropy of logits[..., cols] with int64 labels[...], and every row's log-sum-exp.
 
-    Both are f32. Rows with the label -100 do not count; their lse is 0. lse[...] is what `cross_entropy_backward` needs.
+    Both are f32. Rows with the label -100 do not count; their lse is 0. `cross_entropy_backward` needs lse[...].
     """
     loss, lse = fastest("cross_entropy")(logits.contiguous(), labels.contiguous())
     return loss, lse
