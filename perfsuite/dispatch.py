@@ -68,7 +68,7 @@ class _Call:
         inputs = self._folded(inputs)
         answer = self.run(inputs, [m.allocate(inputs[0]) for m in self.made])
         if self.fold is not None:
-            answer = [t.view(*m.given) for t, m in zip(answer, self.made)]
+            answer = [t if m.given == m.shape else t.view(*m.given) for t, m in zip(answer, self.made)]
         return answer[0] if len(answer) == 1 else tuple(answer)
 
     def into(self, out: Sequence[torch.Tensor]) -> _Ready:
@@ -80,7 +80,7 @@ class _Call:
         def call(inputs: Sequence[torch.Tensor], out: Sequence[torch.Tensor]) -> Any:
             inputs = self._folded(inputs)
             if fits:
-                targets = [t.view(*m.shape) for t, m in zip(out, self.made)]
+                targets = [t if m.given == m.shape else t.view(*m.shape) for t, m in zip(out, self.made)]
             else:
                 targets = [m.allocate(inputs[0]) for m in self.made]
             return _placed(self.run(inputs, targets), out)
@@ -235,7 +235,7 @@ class Dispatcher:
         for operand in self.op.outputs:
             shape, dtype = self.op.shape(operand, workload), torch_dtype(self.op.dtype(operand, workload))
             alike = (shape, dtype, operand.layout) == (tuple(first.shape), first.dtype, self.op.inputs[0].layout)
-            whole = (*lead, *shape[1:]) if folds and operand.axes[0] == "rows" else shape
+            whole = (*lead, *shape[1:]) if folds and operand.axes[:1] == ("rows",) else shape
             made.append(_Made(shape, whole, dtype, first.device, operand.layout, alike))
         return tuple(made)
 
@@ -292,8 +292,9 @@ def _folded(op: Op, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return list(inputs)
     folded = []
     for operand, tensor in zip(op.inputs, inputs):
-        wrong = operand.axes[0] == "rows" and tensor.dim() != len(operand.axes)
+        wrong = operand.axes[:1] == ("rows",) and tensor.dim() != len(operand.axes)
         if wrong and not tensor.is_contiguous():
             raise ValueError(f"{op.name}: {operand.name} is not contiguous; pass {operand.name}.contiguous()")
-        folded.append(tensor.view(-1, tensor.shape[-1] if tensor.dim() else 1) if wrong else tensor)
+        shape = tuple(tensor.shape) or (1,)
+        folded.append(tensor.view(-1, *shape[len(shape) - len(operand.axes) + 1 :]) if wrong else tensor)
     return folded

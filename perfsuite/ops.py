@@ -32,6 +32,40 @@ def _along(op: str, x: torch.Tensor, dim: int, out: torch.Tensor | None) -> torc
     return answer.contiguous() if out is None else out.copy_(answer)
 
 
+def masked_softmax(x: torch.Tensor, mask: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """softmax(x / 8 + mask) over the last axis: scores x[..., rows, cols] of heads of 64 columns, mask[rows, cols].
+
+    A row that is masked with -inf throughout becomes NaN, as in PyTorch.
+    """
+    scores, heads = x.contiguous(), (-1, *x.shape[-2:])
+    target = None if out is None else out.view(heads)
+    answer: torch.Tensor = fastest("masked_softmax")(scores.view(heads), mask.contiguous(), out=target)
+    return answer.view(x.shape) if out is None else out
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(loss, lse): the mean cross-entropy of logits[..., cols] with int64 labels[...], and every row's log-sum-exp.
+
+    Both are f32. Rows with the label -100 do not count; their lse is 0. `cross_entropy_backward` needs lse[...].
+    """
+    loss, lse = fastest("cross_entropy")(logits.contiguous(), labels.contiguous())
+    return loss, lse
+
+
+def cross_entropy_backward(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    lse: torch.Tensor,
+    dloss: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The gradient of `cross_entropy` in the logits, given that of the loss: a tensor of shape () in f32."""
+    kernel = fastest("cross_entropy_backward")
+    answer: torch.Tensor = kernel(logits.contiguous(), labels.contiguous(), lse.contiguous(), dloss, out=out)
+    return answer
+
+
 def layer_norm(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor | None = None
 ) -> torch.Tensor:

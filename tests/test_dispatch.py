@@ -211,6 +211,31 @@ def test_softmax_over_any_dimension(dim: int, dtype: torch.dtype) -> None:
         perfsuite.ops.softmax(x, 3)
 
 
+def test_log_and_masked_softmax_match_torch() -> None:
+    x, mask = torch.randn(2, 3, 5, 7), torch.zeros(5, 7).masked_fill_(torch.ones(5, 7).triu(1).bool(), -torch.inf)
+    assert torch.allclose(perfsuite.ops.log_softmax(x, 1), torch.log_softmax(x, 1), atol=1e-6)
+    out, expected = torch.empty_like(x), torch.softmax(x / 8 + mask, -1)
+    assert torch.allclose(perfsuite.ops.masked_softmax(x, mask), expected, atol=1e-6)
+    assert perfsuite.ops.masked_softmax(x, mask, out=out) is out
+    assert torch.allclose(out, expected, atol=1e-6)
+
+
+def test_cross_entropy_and_its_gradient_match_autograd() -> None:
+    """Logits of any number of dimensions, of which the labels lack the last one, and an output without any."""
+    logits, labels = torch.randn(4, 6, 50, requires_grad=True), torch.randint(0, 50, (4, 6))
+    labels[0, :3] = -100
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    expected.backward()  # type: ignore[no-untyped-call]
+    given = logits.detach()
+    loss, lse = perfsuite.ops.cross_entropy(given, labels)
+    assert loss.shape == ()
+    assert lse.shape == labels.shape
+    assert torch.allclose(loss, expected, atol=1e-6)
+    gradient = perfsuite.ops.cross_entropy_backward(given, labels, lse, torch.tensor(1.0))
+    assert logits.grad is not None
+    assert torch.allclose(gradient, logits.grad, atol=1e-7)
+
+
 def test_norms_match_torch() -> None:
     functional = torch.nn.functional
     x, residual, weight, bias = torch.randn(4, 9, 96), torch.randn(4, 9, 96), torch.randn(96), torch.randn(96)

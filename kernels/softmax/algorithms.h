@@ -10,9 +10,10 @@
 #include "passes.h"
 
 // softmax.cpp's argument: the sizes of the problem and the tunables that are chosen at run time. `block` is a multiple of
-// 64 elements, `ahead` bytes.
+// 64 elements, `ahead` bytes. A mask has `mask_rows` rows, which are those of x again and again.
 struct Plan {
-  int64_t rows, cols, unroll, accumulators, stream, block, ahead;
+  int64_t rows, cols, mask_rows, unroll, accumulators, stream, block, ahead;
+  double scale;
 };
 
 // Sums within lanes are rounded to float; they move into a double after so many elements.

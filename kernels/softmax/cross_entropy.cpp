@@ -33,15 +33,12 @@ float plain_sum(const T* x, long n) {
   return horizontal_sum(folded(sum, [](Vec a, Vec b) { return a + b; }));
 }
 
-// ln sum e^x of a row that no pivot serves: NaN with NaN, else its maximum if that is infinite.
+// ln sum e^x of a row that no pivot serves; NaN with NaN or +inf, or nothing but -inf.
 template <class T>
 [[gnu::noinline]] double careful_log(const T* x, long n) {
-  const float maximum = max_pass<1>(x, n, 0);
+  const double maximum = max_pass<1>(x, n, 0);
   double sum = 0.0;
-  for (long i = 0; i < n; ++i) {
-    const float v = value(x[i]);
-    sum += v == maximum ? 1.0 : std::exp(static_cast<double>(v) - maximum);
-  }
+  for (long i = 0; i < n; ++i) sum += std::exp(value(x[i]) - maximum);
   return maximum + std::log(sum);
 }
 

@@ -1,20 +1,22 @@
-"""PyTorch as it is, writing into the given output; the cross-entropy from its log-sum-exp, which is an output too."""
+"""PyTorch as it is, writing into the given output."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from perfsuite.kernel import Config, Kernel, Run, Tensors
 from perfsuite.op import Op, Workload
 
-from .losses import cross_entropy
-
 
 def _softmax(x: torch.Tensor, y: torch.Tensor) -> None:
     torch.softmax(x, -1, out=y)
+
+
+def _masked_softmax(x: torch.Tensor, mask: torch.Tensor, y: torch.Tensor, scale: float) -> None:
+    """In f32, as models do it: 16 bits would round scale * x + mask before the exponential."""
+    y.copy_(torch.add(mask.float(), x.float(), alpha=scale).softmax(-1))
 
 
 def _log_softmax(x: torch.Tensor, y: torch.Tensor) -> None:
@@ -26,10 +28,28 @@ def _softmax_backward(y: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> No
 
 
 def _cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor, lse: torch.Tensor, **attributes: Any
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    loss: torch.Tensor,
+    lse: torch.Tensor,
+    *,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
 ) -> None:
-    for output, answer in zip((loss, lse), cross_entropy(logits.float(), labels, **attributes)):
-        output.copy_(answer)
+    """As F.cross_entropy, through log_softmax, which gives the log-sum-exp as well.
+
+    At 256x50257 f32 that takes 8.1 times a copy, by logsumexp 10.8; F.cross_entropy, which has no such output, 5.9.
+    """
+    kept, logits = labels != ignore_index, logits.float()
+    shares = logits.log_softmax(-1)
+    lse.copy_(torch.where(kept, logits.amax(-1) - shares.amax(-1), 0.0))
+    row = shares.gather(-1, torch.where(kept, labels, 0).unsqueeze(-1)).squeeze(-1).mul_(label_smoothing - 1.0)
+    if label_smoothing:
+        row.sub_(shares.mean(-1), alpha=label_smoothing)
+    if z_loss:
+        row.add_(lse.square(), alpha=z_loss)
+    loss.copy_(torch.where(kept, row, 0.0).sum() / kept.sum())
 
 
 def _cross_entropy_backward(
@@ -44,13 +64,15 @@ def _cross_entropy_backward(
     z_loss: float,
 ) -> None:
     kept = labels != ignore_index
-    weight = (dloss / kept.sum()).expand(len(labels), 1)
-    gradient = logits.float().sub(lse.unsqueeze(-1)).exp_().mul_(weight * (1.0 + 2.0 * z_loss * lse.unsqueeze(-1)))
+    weight, lse = (dloss / kept.sum()).expand(len(labels), 1), lse.unsqueeze(-1)
+    gradient = dlogits if dlogits.dtype == torch.float32 else torch.empty_like(dlogits, dtype=torch.float32)
+    torch.sub(logits, lse, out=gradient).exp_().mul_(weight * (1.0 + 2.0 * z_loss * lse))
     if label_smoothing:
         gradient.sub_(weight * (label_smoothing / logits.shape[-1]))
     gradient.scatter_add_(-1, torch.where(kept, labels, 0).unsqueeze(-1), weight * (label_smoothing - 1.0))
     gradient[~kept] = 0.0
-    dlogits.copy_(gradient)
+    if gradient is not dlogits:
+        dlogits.copy_(gradient)
 
 
 def _log_softmax_backward(y: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> None:
@@ -60,6 +82,7 @@ def _log_softmax_backward(y: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -
 _COMPUTE: dict[str, Callable[..., None]] = {
     "softmax": _softmax,
     "log_softmax": _log_softmax,
+    "masked_softmax": _masked_softmax,
     "softmax_backward": _softmax_backward,
     "log_softmax_backward": _log_softmax_backward,
     "cross_entropy": _cross_entropy,

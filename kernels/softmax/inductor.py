@@ -43,6 +43,14 @@ def _log_library(x: torch.Tensor, y: torch.Tensor) -> None:
     y.copy_(torch.log_softmax(x, -1))
 
 
+def _masked_reciprocal(x: torch.Tensor, mask: torch.Tensor, y: torch.Tensor, scale: float) -> None:
+    _reciprocal(x.float() * scale + mask.float(), y)
+
+
+def _masked_library(x: torch.Tensor, mask: torch.Tensor, y: torch.Tensor, scale: float) -> None:
+    _library(x.float() * scale + mask.float(), y)
+
+
 def _backward(y: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> None:
     y, dy = y.float(), dy.float()
     dx.copy_(y * (dy - (y * dy).sum(-1, keepdim=True)))
@@ -76,6 +84,7 @@ def _cross_entropy_backward(
 _FORMULAS: dict[str, dict[str, _Formula]] = {
     "softmax": {"reciprocal": _reciprocal, "base_two": _base_two, "library": _library},
     "log_softmax": {"library": _log_library},
+    "masked_softmax": {"reciprocal": _masked_reciprocal, "library": _masked_library},
     "softmax_backward": {"library": _backward},
     "log_softmax_backward": {"library": _log_backward},
     "cross_entropy": {"library": _cross_entropy},

@@ -27,10 +27,12 @@ def cross_entropy(
     """(loss, lse): lse[rows] = ln sum e^x; the loss is the mean over the rows whose label is not ignore_index.
 
     With c the label and s the smoothing a row's loss is lse - (1 - s) x_c - s mean(x) + z_loss lse^2. The lse of a
-    row that is ignored is 0, and its logits count for nothing. Without any other row the loss is NaN.
+    row that is ignored is 0, and its logits count for nothing. Without any other row the loss is NaN, and so are loss
+    and lse with NaN, +inf or nothing but -inf in a row, as in PyTorch's cross_entropy.
     """
     kept = labels != ignore_index
     lse = logits.logsumexp(-1)
+    lse = torch.where(lse.isinf(), torch.nan, lse)
     row = lse - (1.0 - label_smoothing) * logits.gather(-1, torch.where(kept, labels, 0).unsqueeze(-1)).squeeze(-1)
     if label_smoothing:
         row = row - label_smoothing * logits.mean(-1)

@@ -22,6 +22,7 @@ _DEGREES = {"f32": 5, "bf16": 3, "f16": 4}
 _FORMS = {
     "softmax": ("Plain", "Probability", True),
     "log_softmax": ("Plain", "LogProbability", False),
+    "masked_softmax": ("Scaled", "Probability", True),
     "softmax_backward": ("Gradient", "Probability", True),
     "log_softmax_backward": ("Gradient", "LogProbability", False),
 }
@@ -31,13 +32,13 @@ AHEAD = (0, 512, 1024, 2048)
 _VECTOR_BYTES = 64
 # Outputs larger than this are streamed by default: they do not fit where they would be read from again.
 STREAMED_BYTES = 16 << 20
-_FIELDS = ("rows", "cols", "unroll", "accumulators", "stream", "block", "ahead")
+_FIELDS = ("rows", "cols", "mask_rows", "unroll", "accumulators", "stream", "block", "ahead", "scale")
 
 
 class _Plan(ctypes.Structure):
     """algorithms.h's Plan: the sizes of the problem, and the tunables that are chosen at run time."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in _FIELDS]
+    _fields_ = [(name, ctypes.c_double if name == "scale" else ctypes.c_int64) for name in _FIELDS]
 
 
 def missing(workload: Workload, machine: Machine) -> str | None:
@@ -97,7 +98,7 @@ class Algorithm:
             "isa": isas[0],
             "unroll": 2,
             "accumulators": 1,
-            "stream": streams[-1] and workload["rows"] * row_bytes > STREAMED_BYTES,
+            "stream": streams[-1] and _rows(workload) * row_bytes > STREAMED_BYTES,
             "block": blocks[min(1, len(blocks) - 1)],
             "ahead": 1024,
         }
@@ -116,7 +117,9 @@ class Algorithm:
         softmax = native.load(Path(__file__).with_name("softmax.cpp"), config["isa"], defines).softmax
         softmax.argtypes = (ctypes.c_void_p,) * 4
         softmax.restype = ctypes.c_int
-        fields = {"accumulators": 1, "stream": False, "block": 1, **dict(workload.sizes), **config.to_json()}
+        sizes = {"rows": _rows(workload), "cols": workload["cols"], "mask_rows": workload["rows"]}
+        fields = {"accumulators": 1, "stream": False, "block": 1, "scale": 1.0, **sizes, **dict(op.attributes)}
+        fields |= config.to_json()
         plan = ctypes.byref(_Plan(*(fields[name] for name in _FIELDS)))
 
         def run(inputs: Tensors, outputs: Tensors) -> Tensors:
@@ -126,6 +129,11 @@ class Algorithm:
             return outputs
 
         return run
+
+
+def _rows(workload: Workload) -> int:
+    """The rows of all matrices."""
+    return workload["rows"] * dict(workload.sizes).get("heads", 1)
 
 
 def _allowed(config: Config) -> bool:

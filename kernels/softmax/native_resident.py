@@ -15,4 +15,6 @@ def _refuses(workload: Workload, machine: Machine) -> str | None:
     return None
 
 
-KERNEL = native.Algorithm("Resident", ("softmax",), ("stream", "block"), aligned_rows=True, refuses=_refuses).kernel()
+KERNEL = native.Algorithm(
+    "Resident", ("softmax", "masked_softmax"), ("stream", "block"), aligned_rows=True, refuses=_refuses
+).kernel()

@@ -8,4 +8,4 @@ from __future__ import annotations
 
 from . import native
 
-KERNEL = native.Algorithm("TwoPassOnline", ("softmax", "log_softmax"), ("stream", "block")).kernel()
+KERNEL = native.Algorithm("TwoPassOnline", ("softmax", "log_softmax", "masked_softmax"), ("stream", "block")).kernel()

@@ -9,6 +9,7 @@ import torch
 
 from perfsuite.op import ROUNDOFF, Op, Operand, Sizes, Tolerance, Workload, torch_dtype, workloads
 
+from . import attention
 from .losses import LOSSES
 from .rows import awkward_rows
 
@@ -187,4 +188,6 @@ LOG_SOFTMAX_BACKWARD = Op(
     edge_cases=_gradients(_log_softmax),
 )
 
-OPS: tuple[Op, ...] = (SOFTMAX, LOG_SOFTMAX, SOFTMAX_BACKWARD, LOG_SOFTMAX_BACKWARD, *LOSSES)
+MASKED_SOFTMAX = attention.op(_relative)
+
+OPS: tuple[Op, ...] = (SOFTMAX, LOG_SOFTMAX, MASKED_SOFTMAX, SOFTMAX_BACKWARD, LOG_SOFTMAX_BACKWARD, *LOSSES)

@@ -1,10 +1,11 @@
-// The softmax family over the rows of matrices: y = softmax(x), log_softmax(x), and what their gradients become. Compiled
-// once per ISA, element type (-DELEMENT=float, bf16 or f16), degree of the polynomial (-DDEGREE), input (-DINPUT=Plain
-// or Gradient), algorithm (-DALGORITHM) and output (-DOUTPUT=Probability or LogProbability), with every value of
-// the other tunables inside.
+// The softmax family over the rows of matrices: softmax(x), softmax(scale x + mask), log_softmax(x), and the gradients.
+// Compiled once per ISA, element type (-DELEMENT=float, bf16 or f16), degree of the polynomial (-DDEGREE), input
+// (-DINPUT=Plain, Scaled or Gradient), algorithm (-DALGORITHM) and output (-DOUTPUT=Probability or LogProbability),
+// with every value of the other tunables inside.
 #include <omp.h>
 
 #include "backward.h"
+#include "masked.h"
 
 namespace {
 
@@ -18,7 +19,7 @@ struct Rows {
   // Rows [begin, end), each by this thread alone.
   [[gnu::noipa]] static void whole(In x, T* y, long n, long begin, long end, Room& room) {
     for (long row = begin; row < end; ++row) {
-      const In from = x + row * n;
+      const In from = row_of(x, row, n);
       T* to = y + row * n;
       const Pair total = Algorithm::summarise(from, to, n, room);
       if (!Algorithm::guards || total.sound()) {
@@ -37,7 +38,7 @@ struct Rows {
     const long share = (n + team * 64 - 1) / (team * 64) * 64;
     const long begin = std::min(n, me * share), length = std::min(n, begin + share) - begin;
     for (long row = 0; row < plan.rows; ++row) {
-      const In from = x + row * n;
+      const In from = row_of(x, row, n);
       T* to = y + row * n;
       Pair* parts = sums + row % 2 * team;
       parts[me] = Algorithm::summarise(from + begin, to + begin, length, room);
@@ -84,12 +85,16 @@ void run(In x, Element<In>* y, const Plan& plan) {
 
 // What the ops read.
 template <class T>
-const T* Plain(const void* x, const void*) {
+const T* Plain(const void* x, const void*, const Plan&) {
   return static_cast<const T*>(x);
 }
 template <class T>
-Both<T> Gradient(const void* y, const void* dy) {
+Both<T> Gradient(const void* y, const void* dy, const Plan&) {
   return {static_cast<const T*>(y), static_cast<const T*>(dy)};
+}
+template <class T>
+Masked<T> Scaled(const void* x, const void* mask, const Plan& plan) {
+  return {static_cast<const T*>(x), static_cast<const T*>(mask), static_cast<float>(plan.scale), plan.mask_rows};
 }
 
 template <int... values>
@@ -103,7 +108,7 @@ void pick(int64_t value, auto&& call) {
 extern "C" int softmax(const void* first, const void* second, void* y, const Plan* plan) {
   using T = ELEMENT;
   using Output = OUTPUT<DEGREE>;
-  const auto x = INPUT<T>(first, second);
+  const auto x = INPUT<T>(first, second, *plan);
   using In = std::remove_const_t<decltype(x)>;
   using Example = ALGORITHM<In, Output, 1, 1, false>;
   // Some need every row to be aligned, the others begin to stream where a row is.
