@@ -64,7 +64,7 @@ def _rms_norm_int8(inputs: Tensors, eps: float) -> Tensors:
 def _layer_norm_backward(inputs: Tensors, eps: float) -> Tensors:
     """Autograd's own function, which wants f32 throughout and the statistics, which a forward would have saved.
 
-    torch.var_mean takes five times as long to find them as the forward does.
+    To find them the forward is called: half of the time at 1576x768. torch.var_mean takes several times as long.
     """
     dy, x, weight = (t.float() for t in inputs)
     bias = torch.empty_like(weight)
@@ -76,7 +76,7 @@ def _layer_norm_backward(inputs: Tensors, eps: float) -> Tensors:
 
 
 def _rms_norm_backward(inputs: Tensors, eps: float) -> Tensors:
-    """The formula: PyTorch has no such function for CPUs, autograd goes back through the steps of the forward."""
+    """The formula: there is no function, and autograd takes as long for the steps of the forward."""
     dy, x, weight = (t.float() for t in inputs)
     dx, dweight = formulas.rms_norm_backward(dy, x, weight, eps)
     return dx.to(inputs[0].dtype), dweight.to(inputs[0].dtype)
