@@ -49,6 +49,8 @@ def test_op_is_complete(op: Op) -> None:
         assert op.operations(workload) >= 0.0
         assert op.least_bytes(workload) > 0 or 0 in dict(workload.sizes).values()
         assert Workload.parse(str(workload)) == workload
+    assert op.backward is None or op.backward in KNOWN.ops
+    assert {operand.name for operand in op.inputs + op.outputs} >= set(op.saves)
     assert any(kernel.default for kernel in KNOWN.kernels_for(op.name)), "no default kernel to compare with"
 
 
