@@ -115,17 +115,22 @@ class Heat:
             arena.renew()
 
     def move(self, racers: Sequence[Racer], policy: Policy, cache_bytes: int) -> None:
-        """Give the racers other memory, all of one workload the same; on a GPU they stay where they are."""
+        """Give the racers other memory, all of one workload the same; on a GPU they stay where they are.
+
+        They go round it from places of their own: who follows another into a buffer would find it in the cache.
+        """
         if policy.device != "cpu":
             return
         placed: dict[Workload, list[cpu.Buffers]] = {}
-        for racer in racers:
+        for at, racer in enumerate(racers):
             case, workload = racer.case, racer.case.workload
             if workload not in self.arenas:
                 self.arenas[workload] = Arena(case.inputs, case.outputs(), random.random())
             if workload not in placed:
                 placed[workload] = cpu.rotated(self.arenas[workload].place(), policy, cache_bytes)
-            racer.timer.move(placed[workload])
+            buffers = placed[workload]
+            start = at * len(buffers) // len(racers)
+            racer.timer.move([*buffers[start:], *buffers[:start]])
 
 
 @dataclass

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 import torch
 from samples import MACHINE
 
+from perfsuite import bench, registry
 from perfsuite.kernel import Run, Tensors
 from perfsuite.measure import cpu, sentinel
 from perfsuite.measure.placement import Arena
+from perfsuite.op import Workload
 from perfsuite.policy import Policy
 from perfsuite.trial import REMEDIES, Disturbance, Measurement
 
@@ -192,3 +195,20 @@ def test_an_arena_gives_the_tensors_other_addresses_and_the_same_values(dtype: t
         assert moved.data_ptr() % 64 == out.data_ptr() % 64 == moved.storage_offset() == 0
         assert (out.shape, empty.shape) == ((4, 6), (0,))
     assert len(addresses) > 5
+
+
+class Still:
+    """A timer that only remembers what it was given."""
+
+    def move(self, buffers: list[cpu.Buffers]) -> None:
+        self.first, self.count = buffers[0], len(buffers)
+
+
+def test_racers_never_follow_each_other_into_a_buffer_that_must_be_cold() -> None:
+    op, workload = registry.discover().ops["softmax"], Workload("softmax", (("rows", 4), ("cols", 32)))
+    case = bench.Case.of(op, workload, 1, "cpu")
+    timers = [Still() for _ in range(3)]
+    racers = [bench.Racer(case, cast(Any, timer)) for timer in timers]
+    bench.Heat("cold", {}).move(racers, Policy(cache="cold"), 4096)
+    assert len({id(timer.first[0][0]) for timer in timers}) == 3
+    assert {timer.count for timer in timers} == {4 * 4096 // (2 * 4 * 32 * 4)}
