@@ -28,7 +28,7 @@ from perfsuite.worker import Attempt, Candidate, Worker, WorkerDied
 # A candidate within this factor of the fastest of the search may win the race.
 _FINALIST = 1.2
 # So many race, however long they take; and calls for each round of a race, with those that warm up.
-_FEWEST_FINALISTS, _CALLS = 3, 2
+_FEWEST_FINALISTS, _CALLS = 3, 5
 # A race may take this share of its workload's share of the budget, and this many seconds however small that is.
 _RACE_SHARE, _SHORTEST_RACE = 0.5, 1.0
 # Trials of each kernel on a probe: others wait for the ceilings.
