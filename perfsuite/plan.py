@@ -21,6 +21,7 @@ PROBES = "probes"
 class Effort:
     """How much to spend: trials per kernel and workload, seconds of timing per trial, and on the race of the best.
 
+    A kernel that is slow to build gets no more trials on a workload once its builds there took `build_seconds`.
     A race has up to `finalists` of the search, lasts up to `rounds` and `race_seconds`. A search ends at the share
     `enough` of the ceiling. `budget` is in seconds, for a tuning of everything; None for no end.
     """
@@ -30,12 +31,13 @@ class Effort:
     rounds: int
     race_seconds: float
     finalists: int = 6
+    build_seconds: float = math.inf
     budget: float | None = None
     enough: float = 0.95
 
 
 EFFORTS = {
-    "quick": Effort(trials=5, seconds=0.04, rounds=60, race_seconds=1.0, budget=180.0),
+    "quick": Effort(trials=5, seconds=0.04, rounds=60, race_seconds=1.0, build_seconds=2.0, budget=180.0),
     # Many short trials and a race of many find better configs than few long trials: one visit may be 10 % off anyway.
     # Beside a core that was busy half of the time, 1000 rounds found 5 % on a kernel of 44 us in 51 of 55 races.
     "default": Effort(trials=128, seconds=0.03, rounds=4000, race_seconds=12.0, finalists=12, budget=900.0),

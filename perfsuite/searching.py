@@ -32,7 +32,10 @@ _FAIR, _BEHIND = 24, 1.3
 
 @dataclass
 class Search:
-    """One kernel's search on one workload: the config it asks about, unknown so far; it may make `most` trials."""
+    """One kernel's search on one workload: the config it asks about, unknown so far; it may make `most` trials.
+
+    `building` is how many seconds its builds have taken.
+    """
 
     kernel: Kernel
     steps: search.Search
@@ -41,6 +44,7 @@ class Search:
     made: int = 0
     config: Config | None = None
     best: float = math.inf
+    building: float = 0.0
 
     def __post_init__(self) -> None:
         self.best = min(self.known.values(), default=math.inf)
@@ -116,8 +120,7 @@ class Searches:
             self.builds.timed(workload, trial.seconds)
             if not self.knowledge.is_new(trial):
                 yield event
-        enough = self.plan.effort.enough
-        while queue := [s for s in queue if not (s.tried and shown.near(enough)) and not s.hopeless(shown.best)]:
+        while queue := [s for s in queue if not self._over(s, shown)]:
             now = self._next(workload, queue, deadline)
             if now is None and (untried := [s for s in queue if not s.tried]):
                 queue = untried
@@ -127,6 +130,7 @@ class Searches:
             assert now.config is not None
             trial = self._trial(stage, Candidate(workload, now.kernel, now.config))
             yield shown.add(trial, now.kernel, known=False)
+            now.building += trial.build_seconds
             if now.advance(trial.seconds):
                 queue.append(now)
         return True
@@ -169,14 +173,21 @@ class Searches:
 
     def _started(self, workload: Workload, kernel: Kernel, most: int) -> Search | None:
         """The search at its first unknown config, or None where it has had its trials."""
-        known = {t.config: t.seconds for t in self.knowledge.of(workload, kernel)}
+        trials = self.knowledge.of(workload, kernel)
+        known = {t.config: t.seconds for t in trials}
         space = self.knowledge.space(workload, kernel)
         most = min(most, len(space)) - len(known)
         # The same seed in every run: a resumed search asks the same questions and finds the answers known.
         seed = int(digest([str(workload), str(kernel)])[:8], 16)
         steps = search.STRATEGIES[self.plan.strategy](space, seed, self.knowledge.seeds.first(workload, kernel, space))
-        started = Search(kernel, steps, known, most)
+        started = Search(kernel, steps, known, most, building=sum(t.build_seconds for t in trials))
         return started if started.advance() else None
+
+    def _over(self, search: Search, shown: _Shown) -> bool:
+        """Whether a search that has begun would cost more than it may bring."""
+        effort = self.plan.effort
+        spent = search.building > effort.build_seconds
+        return search.tried and (shown.near(effort.enough) or spent or search.hopeless(shown.best))
 
     def _next(self, workload: Workload, queue: list[Search], deadline: float) -> Search | None:
         """The first search whose config is built, taken out of the queue; None when its trial would end too late."""
