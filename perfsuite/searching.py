@@ -113,13 +113,15 @@ class Searches:
         of all is near its ceiling, nor one that had a fair chance and is far behind.
         """
         workload, known = job.workload, self.knowledge.of(job.workload, *job.kernels)
-        queue = [started for kernel in job.kernels if (started := self._started(workload, kernel, most))]
+        queue = [one for kernel in job.kernels if (one := self._search(workload, kernel, most)).most > 0]
         shown = _Shown(self.knowledge.ideal(workload), len(known) + sum(s.most for s in queue))
         for trial in known:
             event = shown.add(trial, self.plan.registry.kernels[trial.kernel], known=True)
             self.builds.timed(workload, trial.seconds)
             if not self.knowledge.is_new(trial):
                 yield event
+        # To begin a search means to repeat it up to where it was: only what goes on does.
+        queue = [s for s in queue if not self._over(s, shown) and s.advance()]
         while queue := [s for s in queue if not self._over(s, shown)]:
             now = self._next(workload, queue, deadline)
             if now is None and (untried := [s for s in queue if not s.tried]):
@@ -171,8 +173,8 @@ class Searches:
         self.knowledge.learn(trial)
         return trial
 
-    def _started(self, workload: Workload, kernel: Kernel, most: int) -> Search | None:
-        """The search at its first unknown config, or None where it has had its trials."""
+    def _search(self, workload: Workload, kernel: Kernel, most: int) -> Search:
+        """The kernel's search before its first question; its `most` is 0 where it has had its trials."""
         trials = self.knowledge.of(workload, kernel)
         known = {t.config: t.seconds for t in trials}
         space = self.knowledge.space(workload, kernel)
@@ -180,8 +182,7 @@ class Searches:
         # The same seed in every run: a resumed search asks the same questions and finds the answers known.
         seed = int(digest([str(workload), str(kernel)])[:8], 16)
         steps = search.STRATEGIES[self.plan.strategy](space, seed, self.knowledge.seeds.first(workload, kernel, space))
-        started = Search(kernel, steps, known, most, building=sum(t.build_seconds for t in trials))
-        return started if started.advance() else None
+        return Search(kernel, steps, known, most, building=sum(t.build_seconds for t in trials))
 
     def _over(self, search: Search, shown: _Shown) -> bool:
         """Whether a search that has begun would cost more than it may bring."""
