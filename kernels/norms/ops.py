@@ -53,14 +53,14 @@ def _edge_cases(inputs: tuple[Operand, ...]) -> Callable[[str], _Cases]:
     return cases
 
 
-def _tests(name: str, every: bool) -> tuple[Workload, ...]:
+def _tests(name: str, every: bool, kinds: Sequence[str]) -> tuple[Workload, ...]:
     """Lengths around the vector widths and odd ones; no row, one, and numbers that no block of rows divides.
 
     `every` length is for the ops with kernels of their own beside the one that all share. The others' have one space of
     configs, as the f16 rows do: another is seconds of compilation.
     """
-    few: Sequence[str] = (*_BOTH, "f16") if every else _BOTH
-    shapes: dict[tuple[int, int], Sequence[str]] = {(33, 65): few, (2, 127): few, (0, 9): _BOTH}
+    few: Sequence[str] = (*_BOTH, "f16") if every else kinds
+    shapes: dict[tuple[int, int], Sequence[str]] = {(33, 65): few, (2, 127): few, (0, 9): kinds}
     if every:
         shapes |= dict.fromkeys([(5, 1), (3, 31), (33, 128), (5, 1000), (3, 1023)], _BOTH)
         shapes |= dict.fromkeys([(5, 2), (1, 3), (7, 7), (6, 8), (1, 100), (9, 4096)], ("f32",))
@@ -77,9 +77,13 @@ def _norm(
     flops: int,
     models: _Rows,
     every_test: bool = False,
+    tested: Sequence[str] = _BOTH,
     **attributes: float,
 ) -> Op:
-    """A row norm of `flops` per element, named as its reference; it stores the sum as well if it adds a residual."""
+    """A row norm of `flops` per element, named as its reference; it stores the sum as well if it adds a residual.
+
+    `tested` are the dtypes of its tests, for an op whose code in the others is another's.
+    """
     name = reference.__name__
     backward = next((op for op in BACKWARDS if op.name == f"{name}_backward"), None)
     return Op(
@@ -93,7 +97,7 @@ def _norm(
         edge_cases=_edge_cases(inputs),
         backward=backward.name if backward else None,
         saves=tuple(o.name for o in backward.inputs if o.name not in ("dy", "dh")) if backward else (),
-        workloads=(*workloads(name, models), *_tests(name, every_test)),
+        workloads=(*workloads(name, models), *_tests(name, every_test, tested)),
     )
 
 
@@ -181,6 +185,7 @@ OPS: tuple[Op, ...] = (
             (_X, _WEIGHT),
             8,
             [({"rows": 512, "cols": 4096}, _BOTH, {"Llama-3-8B s=512 FP8": 64})],
+            tested=("bf16",),
         ),
         outputs=(_Q_FP8, _SCALE),
         tolerance=_fp8_tolerance,
@@ -191,6 +196,7 @@ OPS: tuple[Op, ...] = (
         9,
         # Its final norm is not scaled.
         [({"rows": 1024, "cols": 768}, _BOTH, {"GPT-2 with LayerNorm Scaling b=1 s=1024": 24})],
+        tested=("f32",),
     ),
     replace(
         _norm(
@@ -207,7 +213,7 @@ OPS: tuple[Op, ...] = (
             [
                 # Two in each of 39 blocks over 16 x 16 tokens.
                 ({"samples": 8, "rows": 256, "cols": 960}, _BOTH, {"DiMR-XL/2R with TD-LN b=8": 78}),
-                ({"samples": 3, "rows": 11, "cols": 65}, _BOTH, {}),
+                ({"samples": 3, "rows": 11, "cols": 65}, ("f32",), {}),
                 ({"samples": 2, "rows": 0, "cols": 9}, ("f32",), {}),
             ],
         ),
