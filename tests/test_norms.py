@@ -13,6 +13,7 @@ from samples import MACHINE
 
 from perfsuite import check, detect, registry
 from perfsuite.kernel import Config, Kernel
+from perfsuite.op import Workload
 
 KNOWN = registry.discover()
 KERNELS = tuple(KNOWN.kernels[f"norms/{name}"] for name in ("native_rows", "native_rows_backward"))
@@ -41,10 +42,21 @@ BUILDS = {
     ("add_rms_norm", "bf16"): ("first", 4),
     ("rms_norm_int8", "f32"): ("last", 4),
     ("rms_norm_int8", "bf16"): ("first", 1),
+    ("rms_norm_fp8", "f32"): ("last", 4),
+    ("rms_norm_fp8", "bf16"): ("first", 1),
+    ("scaled_layer_norm", "f32"): ("last", 4),
+    ("time_layer_norm", "f32"): ("last", 4),
     ("layer_norm_backward", "f32"): ("last", 2),
     ("layer_norm_backward", "f16"): ("last", 4),
     ("rms_norm_backward", "f32"): ("last", 2),
     ("rms_norm_backward", "bf16"): ("first", 1),
+    ("simple_rms_norm_backward", "f32"): ("last", 2),
+    ("crms_norm_backward", "f32"): ("last", 2),
+    ("l1_norm_backward", "f32"): ("last", 2),
+    ("add_layer_norm_backward", "f32"): ("last", 2),
+    ("add_rms_norm_backward", "f32"): ("last", 2),
+    ("scaled_layer_norm_backward", "f32"): ("last", 2),
+    ("time_layer_norm_backward", "f32"): ("last", 2),
 }
 NORMS = tuple(dict.fromkeys(name for name, _ in BUILDS))
 
@@ -53,9 +65,15 @@ def kernel_of(name: str) -> Kernel:
     return next(kernel for kernel in KERNELS if name in kernel.ops)
 
 
+def sized(name: str, rows: int, cols: int, dtype: str) -> Workload:
+    """So many rows, of each of three samples where the op has any."""
+    sizes = {"samples": 3, "rows": rows, "cols": cols}
+    return Workload(name, tuple((axis, sizes[axis]) for axis in KNOWN.ops[name].axes), dtype)
+
+
 def every_config(name: str, dtype: str) -> tuple[Config, ...]:
     """Every config for rows of whole cache lines; elsewhere the kernel does without streaming stores."""
-    return kernel_of(name).space(KNOWN.workload(f"{name}[rows=64,cols=4096,{dtype}]"), HERE).configs
+    return kernel_of(name).space(sized(name, 64, 4096, dtype), HERE).configs
 
 
 def configs(name: str, dtype: str) -> list[Config]:
@@ -88,9 +106,9 @@ def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
 def test_any_length_and_config_at_any_address(build: tuple[str, str], rows: int, cols: int, pick: int) -> None:
     name, dtype = build
     op = KNOWN.ops[name]
-    workload = KNOWN.workload(f"{name}[rows={rows},cols={cols},{dtype}]")
+    workload = sized(name, rows, cols, dtype)
     known = configs(name, dtype)
-    inputs = [at_odd_address(t) for t in op.make_inputs(workload, seed=pick)]
+    inputs = [at_odd_address(t) if t.is_floating_point() else t for t in op.make_inputs(workload, seed=pick)]
     outputs = op.make_outputs(workload)
     beyond = [torch.full((t.numel() + 2,), 77.0).to(t.dtype) for t in outputs]
     outputs = tuple(t[1:-1].view(output.shape) for t, output in zip(beyond, outputs))
@@ -104,7 +122,7 @@ def test_any_length_and_config_at_any_address(build: tuple[str, str], rows: int,
 @pytest.mark.parametrize("name", NORMS)
 def test_every_config_is_right(name: str, dtype: str) -> None:
     op = KNOWN.ops[name]
-    workload = KNOWN.workload(f"{name}[rows=7,cols=224,{dtype}]")
+    workload = sized(name, 7, 224, dtype)
     inputs = op.make_inputs(workload, seed=3)
     expected = op.expected(inputs, workload)
     for config in every_config(name, dtype):
@@ -119,7 +137,11 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", [name for name, dtype in BUILDS if dtype == "f32" and "backward" not in name])
+# The samples of time_layer_norm are not neighbours of the same kind.
+ROWS_ALONE = [name for name, dtype in BUILDS if dtype == "f32" and "backward" not in name and "time" not in name]
+
+
+@pytest.mark.parametrize("name", ROWS_ALONE)
 def test_same_bits_whatever_the_neighbours_and_threads(name: str, threads: None) -> None:
     """A row's result depends on neither the rows beside it nor on who computes it: 67 rows are two threads' work."""
     op = KNOWN.ops[name]
@@ -139,7 +161,7 @@ def test_same_bits_whatever_the_neighbours_and_threads(name: str, threads: None)
 def test_gradients_have_the_same_bits_for_any_number_of_threads(name: str, dtype: str, threads: None) -> None:
     """170 rows are six parts, of which four threads get unequal shares."""
     op = KNOWN.ops[name]
-    inputs = op.make_inputs(KNOWN.workload(f"{name}[rows=170,cols=1000,{dtype}]"), seed=5)
+    inputs = op.make_inputs(sized(name, 170, 1000, dtype), seed=5)
     config = configs(name, dtype)[0]
     torch.set_num_threads(1)
     alone = norm(name, inputs, config)
@@ -148,22 +170,34 @@ def test_gradients_have_the_same_bits_for_any_number_of_threads(name: str, dtype
         assert all(map(torch.equal, norm(name, inputs, config), alone))
 
 
-@pytest.mark.parametrize("forward", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("forward", [name for name in NORMS if KNOWN.ops[name].backward])
 def test_gradients_are_those_of_float64_autograd(forward: str) -> None:
-    """Of the forward's own reference, whose Op says what is saved. Rows near 1e4 too, whose f32 means are off."""
+    """Of the forward's own reference, whose Op says what is saved. Rows near 1e4 too, whose f32 means are off.
+
+    Not for l1_norm: an element that lies on another side of its mean there has another gradient.
+    """
     op = KNOWN.ops[forward]
     backward = KNOWN.ops[op.backward or ""]
+    inputs = {o.name: t for o, t in zip(op.inputs, op.make_inputs(sized(forward, 37, 300, "f32"), 2))}
+    if forward != "l1_norm":
+        inputs["x"][..., 5:9, :] += 1e4
+    for name in inputs.keys() & {"x", "residual"}:
+        inputs[name].mul_(512.0).round_().div_(512.0)  # so that f32 holds their sum
+    given = {name: t.double().requires_grad_() if t.is_floating_point() else t + 4 for name, t in inputs.items()}
+    answer = op.reference(*given.values(), **dict(op.attributes))
+    outputs = dict(zip([o.name for o in op.outputs], answer if isinstance(answer, tuple) else (answer,)))
     generator = torch.Generator().manual_seed(0)
-    given = [t.double().requires_grad_() for t in op.make_inputs(KNOWN.workload(f"{forward}[rows=37,cols=300,f32]"), 2)]
-    with torch.no_grad():
-        given[0][5:9] += 1e4
-        given[0].copy_(given[0].float())
-    dy = torch.randn(37, 300, generator=generator)
-    want = torch.autograd.grad(op.reference(*given, **dict(op.attributes)), given, dy.double())
-    saved = {operand.name: t.detach().float() for operand, t in zip(op.inputs, given) if operand.name in op.saves}
-    got = norm(backward.name, (dy, *(saved[operand.name] for operand in backward.inputs[1:])))
-    assert len(got) == len(want) == len(given)
-    for have, wish in zip(got, want):
+    above = {f"d{name}": torch.randn(y.shape, generator=generator) for name, y in outputs.items()}
+    learnt = {f"d{name}": t for name, t in given.items() if t.requires_grad}
+    found = torch.autograd.grad([*outputs.values()], [*learnt.values()], [dy.double() for dy in above.values()])
+    want = dict(zip(learnt, found))
+    if "residual" in inputs:
+        assert torch.equal(want.pop("dresidual"), want["dx"])
+    saved = {name: (given | outputs)[name].detach() for name in op.saves}
+    known = above | {name: t.float() if t.is_floating_point() else t for name, t in saved.items()}
+    got = norm(backward.name, [known[operand.name] for operand in backward.inputs])
+    assert [operand.name for operand in backward.outputs] == list(want)
+    for have, wish in zip(got, want.values()):
         torch.testing.assert_close(have.double(), wish, rtol=1e-5, atol=1e-5 * float(wish.abs().max()))
 
 
@@ -240,6 +274,39 @@ def test_int8_row_with_nan_or_infinity_says_so() -> None:
     q, scale = norm("rms_norm_int8", (x, torch.ones(40)))
     assert scale.isnan().tolist() == [True, False, True]
     assert torch.equal(q, torch.tensor([0, 127, 0], dtype=torch.int8).unsqueeze(1).expand(3, 40))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_fp8_rows_are_the_nearest_numbers(dtype: str) -> None:
+    """Every number of e4m3 in a row whose largest is 448: the scale takes them to themselves, but for f32 roundings."""
+    every = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float()
+    numbers = every[every.isfinite()].sort().values
+    middles = (numbers[1:] + numbers[:-1]) / 2
+    x = torch.cat([numbers, middles * (1 - 2.0**-7), middles * (1 + 2.0**-7)])
+    x = x.to(torch.bfloat16 if dtype == "bf16" else torch.float32).unsqueeze(0)
+    q, scale = norm("rms_norm_fp8", (x, torch.ones(x.shape[1], dtype=x.dtype)))
+    assert torch.equal(q.float(), x.to(torch.float8_e4m3fn).float())
+    largest = 448.0 / float(x.double().square().mean().add(1e-5).sqrt())
+    torch.testing.assert_close(scale.double(), torch.tensor([largest / 448.0]).double(), rtol=1e-6, atol=0.0)
+
+
+def test_fp8_row_with_nan_or_infinity_is_nan() -> None:
+    x = torch.ones(4, 40)
+    x[0, 39], x[2, 0], x[3] = torch.nan, -torch.inf, 0.0
+    q, scale = norm("rms_norm_fp8", (x, torch.ones(40)))
+    assert scale.isnan().tolist() == [True, False, True, False]
+    assert q.float().isnan().all(1).tolist() == [True, False, True, False]
+    assert not q[3].float().any()
+
+
+def test_scaled_and_time_dependent_norms_are_layer_norms() -> None:
+    """Of the first layer; and sample by sample."""
+    x, weight, bias = KNOWN.ops["time_layer_norm"].make_inputs(sized("time_layer_norm", 6, 333, "f32"), 4)
+    (timed,) = norm("time_layer_norm", (x, weight, bias))
+    (first,) = norm("scaled_layer_norm", (x[0], weight[0], bias[0], torch.tensor(1)))
+    assert torch.equal(first, timed[0])
+    for sample, y in zip(zip(x, weight, bias), timed):
+        torch.testing.assert_close(norm("layer_norm", sample)[0], y, rtol=2e-6, atol=2e-6)
 
 
 def test_shift_survives_outliers_at_the_start() -> None:

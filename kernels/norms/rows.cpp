@@ -1,31 +1,40 @@
 // Normalises the rows of a matrix: statistics of ROWS rows at a time, then the same rows again, from cache, to y.
 //
 // What is computed is fixed when this file is compiled: T is the type in memory, STATISTIC what a row is divided by,
-// RESIDUAL adds a matrix first and stores the sum, WEIGHT multiplies by a vector, BIAS adds one, QUANTISED stores 8-bit
-// integers and a scale for each row. So are the ROWS, and the VECTORS of each, that go together. Whether to stream and
-// where to prefetch is chosen by `choose`.
+// RESIDUAL adds a matrix first and stores the sum, WEIGHT multiplies by a vector, BIAS adds one, SCALED divides all that
+// by the root of the layer's number, QUANTISED stores BYTEs (int8_t or fp8) and a scale for each row. So are the ROWS, and
+// the VECTORS of each, that go together. Whether to stream and where to prefetch is chosen by `choose`.
 
 #include "statistics.h"
 
 #ifndef QUANTISED
 #define QUANTISED 0
+#define BYTE int8_t
 #endif
 
-// Where the operands are in the op's order: x, [residual,] [weight,] [bias,] y [, scale] [, h].
-constexpr int RESIDUAL_AT = 1, WEIGHT_AT = 1 + RESIDUAL, BIAS_AT = WEIGHT_AT + WEIGHT;
-constexpr int Y_AT = BIAS_AT + BIAS, SCALE_AT = Y_AT + 1, H_AT = SCALE_AT + QUANTISED, OPERANDS = H_AT + RESIDUAL;
+// Where the operands are in the op's order: x, [residual,] [weight,] [bias,] [layer,] y [, scale] [, h].
+constexpr int RESIDUAL_AT = 1, WEIGHT_AT = 1 + RESIDUAL, BIAS_AT = WEIGHT_AT + WEIGHT, LAYER_AT = BIAS_AT + BIAS;
+constexpr int Y_AT = LAYER_AT + SCALED, SCALE_AT = Y_AT + 1, H_AT = SCALE_AT + QUANTISED, OPERANDS = H_AT + RESIDUAL;
 using Operands = T* const (&)[OPERANDS];
 
-// The largest magnitude of a row as the scale of its integers, the smallest being one f32 rounding of 1; NaN stays.
+// The largest number that a BYTE holds, and the smallest scale of a row: one f32 rounding of 1 for integers, for fp8 what
+// makes a row's peak the least number.
+constexpr bool INTEGERS = std::is_same_v<BYTE, int8_t>;
+constexpr float LARGEST = INTEGERS ? 127.0f : 448.0f, LEAST_SCALE = INTEGERS ? 0x1p-23f : 0x1p-9f / 448.0f;
+
+// From the largest magnitude of a row; NaN stays.
 inline float scale_of(float peak) {
-    const float scale = peak / 127.0f;
-    return scale < 0x1p-23f ? 0x1p-23f : scale;
+    const float scale = peak / LARGEST;
+    return scale < LEAST_SCALE ? LEAST_SCALE : scale;
 }
 
-// COUNT rows from `row` on: they share the loads of weight and bias.
+// COUNT rows from `row` on, of one group: they share the loads of weight and bias.
 template <bool STREAM, int PREFETCH, int COUNT>
 [[gnu::always_inline]] inline void block(const Plan& plan, Operands at, int64_t row) {
     const int64_t cols = plan.cols;
+    const T *const weights = plan.vector(at[WEIGHT_AT], row), *const biases = plan.vector(at[BIAS_AT], row);
+    Floats gain{};
+    if constexpr (SCALED) gain = gain_of(at[LAYER_AT]);
     const auto place = [&](int r, int64_t j) { return (row + r) * cols + j; };
     const auto value = [&](int r, int64_t j, auto n) {
         Vector x = load(at[0] + place(r, j), n);
@@ -39,13 +48,11 @@ template <bool STREAM, int PREFETCH, int COUNT>
     Vector peak[COUNT][VECTORS] = {};
     sweep(cols, [&](auto v, int64_t j, auto n) {
         Vector weight{};
-        if constexpr (QUANTISED) weight = load(at[WEIGHT_AT] + j, n);
+        if constexpr (QUANTISED) weight = load(weights + j, n);
         times<COUNT>([&](auto r) {
             Vector d = value(r, j, n);
             if constexpr (CENTRED) d = keep(d - shift[r], n);
-            if constexpr (STATISTIC != MEAN_SQUARE) first[r][v] = first[r][v] + d;
-            if constexpr (STATISTIC == MEAN_DISTANCE) second[r][v] = second[r][v] + absolute(d);
-            else second[r][v] = fma(d, d, second[r][v]);
+            gather(first[r][v], second[r][v], d);
             if constexpr (QUANTISED) peak[r][v] = larger(absolute(d * weight), peak[r][v]);
         });
     });
@@ -65,8 +72,10 @@ template <bool STREAM, int PREFETCH, int COUNT>
 
     sweep(cols, [&](auto, int64_t j, auto n) {
         Vector weight{}, bias{};
-        if constexpr (WEIGHT) weight = load(at[WEIGHT_AT] + j, n);
-        if constexpr (BIAS) bias = load(at[BIAS_AT] + j, n);
+        if constexpr (WEIGHT) weight = load(weights + j, n);
+        if constexpr (BIAS) bias = load(biases + j, n);
+        if constexpr (SCALED) weight = weight * gain;
+        if constexpr (SCALED) bias = bias * gain;
         times<COUNT>([&](auto r) {
             fetch<PREFETCH>(at[0] + place(r + COUNT, j));
             if constexpr (RESIDUAL) fetch<PREFETCH>(at[RESIDUAL_AT] + place(r + COUNT, j));
@@ -77,11 +86,11 @@ template <bool STREAM, int PREFETCH, int COUNT>
             else y = x * scale[r];
             if constexpr (BIAS) y = fma(y, weight, bias);
             else if constexpr (WEIGHT) y = y * weight;
-            if constexpr (QUANTISED) store(reinterpret_cast<int8_t*>(at[Y_AT]) + place(r, j), y, n);
+            if constexpr (QUANTISED) store_bytes(reinterpret_cast<BYTE*>(at[Y_AT]) + place(r, j), y, n);
             else put<STREAM>(at[Y_AT] + place(r, j), y, n);
         });
     });
-    if constexpr (QUANTISED)
+    if constexpr (QUANTISED && INTEGERS)
         times<COUNT>([&](auto r) {
             // A row with NaN or infinity, which has the scale NaN.
             if (const float unit = reinterpret_cast<float*>(at[SCALE_AT])[row + r]; unit != unit)
@@ -96,8 +105,12 @@ template <bool STREAM, int PREFETCH, int COUNT>
 
 template <bool STREAM, int PREFETCH>
 void range(const Plan& plan, Operands at, int64_t row, int64_t end) {
-    for (; row + ROWS <= end; row += ROWS) block<STREAM, PREFETCH, ROWS>(plan, at, row);
-    if (row < end) single(plan, at, row, end);
+    while (row < end) {
+        const int64_t next = (row / plan.group() + 1) * plan.group(), stop = next < end ? next : end;
+        for (; row + ROWS <= stop; row += ROWS) block<STREAM, PREFETCH, ROWS>(plan, at, row);
+        if (row < stop) single(plan, at, row, stop);
+        row = stop;
+    }
     if constexpr (STREAM) _mm_sfence();
 }
 

@@ -24,6 +24,22 @@ _LINE = 64  # bytes of a cache line, and of the widest streaming store
 # by cols/_LEAD: 64 times an f32 rounding at 4096 columns, still within the tolerance.
 _LEAD = 64
 
+# What an op does to a row: divide it by a statistic, multiply by a vector, add one, add a second matrix before all that
+# and store the sum, scale the answer by the layer. Groups of rows with vectors of their own are the plan's.
+_LAYER: Mapping[str, int | str] = {"STATISTIC": "VARIANCE", "WEIGHT": 1, "BIAS": 1, "RESIDUAL": 0}
+_RMS: Mapping[str, int | str] = {"STATISTIC": "MEAN_SQUARE", "WEIGHT": 1, "BIAS": 0, "RESIDUAL": 0}
+NORMS: Mapping[str, Mapping[str, int | str]] = {
+    "layer_norm": _LAYER,
+    "rms_norm": _RMS,
+    "simple_rms_norm": {**_RMS, "WEIGHT": 0},
+    "crms_norm": {**_RMS, "STATISTIC": "COMPRESSED", "WEIGHT": 0},
+    "l1_norm": {**_LAYER, "STATISTIC": "MEAN_DISTANCE"},
+    "add_layer_norm": {**_LAYER, "RESIDUAL": 1},
+    "add_rms_norm": {**_RMS, "RESIDUAL": 1},
+    "scaled_layer_norm": {**_LAYER, "SCALED": 1},
+    "time_layer_norm": _LAYER,
+}
+
 
 class _Plan(ctypes.Structure):
     """statistics.h's Plan."""
@@ -31,6 +47,7 @@ class _Plan(ctypes.Structure):
     _fields_ = (
         ("rows", ctypes.c_int64),
         ("cols", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
         ("lead", ctypes.c_int64),
         ("eps", ctypes.c_float),
         ("kappa", ctypes.c_float),
@@ -80,7 +97,7 @@ class DataFlow:
             rows=rows,
             vectors=vectors,
             shift=shifts[0],
-            stream=streams[-1] and workload["rows"] * row_bytes > 8 * machine.cache("L2") > 0,
+            stream=streams[-1] and _groups(workload) * workload["rows"] * row_bytes > 8 * machine.cache("L2") > 0,
             prefetch="L1" if row_bytes <= 8192 else "L2",
         )
         return Space(
@@ -99,7 +116,8 @@ class DataFlow:
     def build(self, op: Op, workload: Workload, config: Config) -> Run:
         cols, attributes = workload["cols"], dict(op.attributes)
         lead = cols if config["shift"] == "row" else min(cols, _LEAD)
-        plan = _Plan(workload["rows"], cols, lead, attributes["eps"], attributes.get("kappa", 1.0))
+        groups = _groups(workload)
+        plan = _Plan(groups * workload["rows"], cols, groups, lead, attributes["eps"], attributes.get("kappa", 1.0))
         plan_address, call = ctypes.byref(plan), self._chosen(op, workload, config)
 
         def run(inputs: Tensors, outputs: Tensors) -> Tensors:
@@ -117,6 +135,11 @@ class DataFlow:
         operands = len(op.inputs) + len(op.outputs)
         entry = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (1 + operands))
         return entry(library.choose(config["stream"], _PREFETCH.index(config["prefetch"])))
+
+
+def _groups(workload: Workload) -> int:
+    """How many times so many rows there are, each with parameters of their own."""
+    return dict(workload.sizes).get("samples", 1)
 
 
 def supports(workload: Workload, machine: Machine) -> str | None:

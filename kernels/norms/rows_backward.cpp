@@ -1,30 +1,34 @@
 // Gradients of a row norm y = weight (x - mean) r [+ bias], the statistics computed anew: of ROWS rows at a time the
 // statistics and what the chain rule needs, in one sweep, then the same rows again, from cache, to dx.
 //
-// With g = dy weight and n = (x - mean) r: dx = r (g - mean(g) - n mean(g n)), without mean(g) where no mean is
-// subtracted; dweight and dbias are the sums of dy n and of dy over the rows. The rows are cut into parts that depend on
-// their number alone; each part has sums of its own, added in the order of the parts: the same bits for any number of
-// threads. What is fixed when this file is compiled is as in rows.cpp; BIAS here means that dbias is wanted.
+// dx = g scale + u bend + level, with g = dy weight and what chain_of gives of a row; RESIDUAL adds dh, the gradient of
+// the sum that was normalised. dweight and dbias are the sums of dy n and of dy over the rows, n being the normalised
+// row. The rows of a group, which have a weight of their own, are cut into parts that depend on their number alone; each
+// part has sums of its own, added in the order of the parts: the same bits for any number of threads. What is fixed when
+// this file is compiled is as in rows.cpp; BIAS here means that dbias is wanted.
 
 #include <cstdlib>
 
 #include "statistics.h"
 
-constexpr int DY_AT = 0, X_AT = 1, WEIGHT_AT = 2, DX_AT = 3, DWEIGHT_AT = 4, DBIAS_AT = 5, OPERANDS = 5 + BIAS;
+// Where the operands are in the op's order: dy, [dh,] x, [weight,] [layer,] dx, [dweight,] [dbias].
+constexpr int DY_AT = 0, DH_AT = 1, X_AT = 1 + RESIDUAL, WEIGHT_AT = X_AT + 1, LAYER_AT = WEIGHT_AT + WEIGHT;
+constexpr int DX_AT = LAYER_AT + SCALED, SUMS_AT = DX_AT + 1, KINDS = WEIGHT + BIAS, OPERANDS = SUMS_AT + KINDS;
 using Operands = T* const (&)[OPERANDS];
 
 // A part's sums are loaded and stored once for ROWS rows, and written to memory once for a part. Of 64 parts, 32 threads
 // and fewer get even shares; those of 32 rows and more cost 4 % of the traffic.
 struct Parts {
-    int64_t rows, count, pitch;  // rows of a part, parts, floats of a part's sums of one kind
+    int64_t rows, of_group, count, pitch;  // rows of a part, parts of a group and in all, floats of sums of one kind
 
     explicit Parts(const Plan& plan) {
         rows = (plan.rows + 63) / 64;
         rows = rows < 32 ? 32 : (rows + 3) / 4 * 4;
-        count = plan.rows ? (plan.rows + rows - 1) / rows : 1;
+        of_group = plan.rows ? (plan.group() + rows - 1) / rows : 1;
+        count = of_group * plan.groups;
         pitch = (plan.cols + 31) / 32 * 32;
     }
-    int64_t floats() const { return pitch * (1 + BIAS); }
+    int64_t floats() const { return pitch * KINDS; }
 };
 
 // Sums are kept in the order of the lanes, which only the last store undoes.
@@ -36,68 +40,102 @@ inline void set(float* to, Pair v) {
     store(to + WIDTH / 2, v.odd, All{});
 }
 
-// COUNT rows from `row` on; what they add to dweight goes to `sums`, to dbias to `sums + pitch`.
+// 1, -1, and 0 of zero and NaN.
+inline Floats sign(Floats v) {
+    const Floats zero{}, one = broadcast(1.0f);
+    return (v > zero ? one : zero) - (v < zero ? one : zero);
+}
+inline Pair sign(Pair v) { return {sign(v.even), sign(v.odd)}; }
+
+// What makes dx = g scale + u bend + level; u is x - shift, or its sign where a row is divided by its mean distance.
+struct Chain {
+    float bend, level;
+};
+
+// From the sums over a row of x - shift, of g, of g (x - shift), and of the signs.
+inline Chain chain_of(Map map, float first, float slope, float product, float signs, const Plan& plan) {
+    const float share = 1.0f / static_cast<float>(plan.cols), scale = map.scale;
+    if constexpr (STATISTIC == COMPRESSED) {
+        const float bend = -scale * scale * scale * product / static_cast<float>(plan.cols + 1);
+        return {bend, bend * first};
+    }
+    const float along = (product * scale + slope * map.offset) * share;  // mean(g n)
+    if constexpr (STATISTIC == MEAN_DISTANCE) {
+        const float bend = -plan.kappa * scale * along;
+        return {bend, -(scale * slope + bend * signs) * share};
+    }
+    return {-scale * scale * along, -scale * (slope * share + map.offset * along)};
+}
+
+// COUNT rows from `row` on, of one group; what they add to dweight goes to `sums`, to dbias to `sums + pitch`.
 template <bool STREAM, int PREFETCH, int COUNT>
 [[gnu::always_inline]] inline void block(const Plan& plan, Operands at, int64_t row, float* sums, int64_t pitch) {
     const int64_t cols = plan.cols;
+    const T* const weights = plan.vector(at[WEIGHT_AT], row);
+    Floats gain{};
+    if constexpr (SCALED) gain = gain_of(at[LAYER_AT]);
     const auto place = [&](int r, int64_t j) { return (row + r) * cols + j; };
     const auto value = [&](int r, int64_t j, auto n) { return load(at[X_AT] + place(r, j), n); };
+    const auto gradient = [&](int r, int64_t j, auto n) {
+        Vector dy = load(at[DY_AT] + place(r, j), n);
+        if constexpr (SCALED) dy = dy * gain;
+        return dy;
+    };
     Floats shift[COUNT] = {};
     find_shifts(shift, plan.lead, value);
 
     Vector first[COUNT][VECTORS] = {}, second[COUNT][VECTORS] = {};
     Vector slope[COUNT][VECTORS] = {}, product[COUNT][VECTORS] = {};  // of g, of g (x - shift)
+    Vector signs[COUNT][VECTORS] = {};
     sweep(cols, [&](auto v, int64_t j, auto n) {
-        const Vector weight = load(at[WEIGHT_AT] + j, n);
+        Vector weight{};
+        if constexpr (WEIGHT) weight = load(weights + j, n);
         times<COUNT>([&](auto r) {
             fetch<PREFETCH>(at[X_AT] + place(r + COUNT, j));
-            Vector d = value(r, j, n);
-            const Vector g = load(at[DY_AT] + place(r, j), n) * weight;
+            Vector d = value(r, j, n), g = gradient(r, j, n);
+            if constexpr (WEIGHT) g = g * weight;
             if constexpr (CENTRED) {
                 d = keep(d - shift[r], n);
-                first[r][v] = first[r][v] + d;
                 slope[r][v] = slope[r][v] + g;
             }
-            second[r][v] = fma(d, d, second[r][v]);
+            gather(first[r][v], second[r][v], d);
+            if constexpr (STATISTIC == MEAN_DISTANCE) signs[r][v] = signs[r][v] + sign(d);
             product[r][v] = fma(g, d, product[r][v]);
         });
     });
 
-    // n = (x - shift) scale + offset, dx = g scale + (x - shift) bend + level.
     Floats scale[COUNT], offset[COUNT], bend[COUNT], level[COUNT];
-    const float share = 1.0f / static_cast<float>(cols);
     times<COUNT>([&](auto r) {
-        const Map map = map_of(sum_of(first[r]), sum_of(second[r]), plan);
-        const float sum = CENTRED ? sum_of(slope[r]) : 0.0f;
-        const float along = (sum_of(product[r]) * map.scale + sum * map.offset) * share;
+        const float sum = sum_of(first[r]);
+        const Map map = map_of(sum, sum_of(second[r]), plan);
+        const Chain chain = chain_of(map, sum, sum_of(slope[r]), sum_of(product[r]), sum_of(signs[r]), plan);
         scale[r] = broadcast(map.scale);
         offset[r] = broadcast(map.offset);
-        bend[r] = broadcast(-map.scale * map.scale * along);
-        level[r] = broadcast(-map.scale * (sum * share + map.offset * along));
+        bend[r] = broadcast(chain.bend);
+        level[r] = broadcast(chain.level);
     });
 
     sweep(cols, [&](auto, int64_t j, auto n) {
-        const Vector weight = load(at[WEIGHT_AT] + j, n);
-        Vector dweight, dbias;
-        get(sums + j, dweight);
+        Vector weight{}, dweight, dbias;
+        if constexpr (WEIGHT) weight = load(weights + j, n);
+        if constexpr (WEIGHT) get(sums + j, dweight);
         if constexpr (BIAS) get(sums + pitch + j, dbias);
         times<COUNT>([&](auto r) {
             fetch<PREFETCH>(at[DY_AT] + place(r + COUNT, j));
-            const Vector dy = load(at[DY_AT] + place(r, j), n);
-            Vector d = value(r, j, n), normal, rest;
-            if constexpr (CENTRED) {
-                d = d - shift[r];
-                normal = fma(d, scale[r], offset[r]);
-                rest = fma(d, bend[r], level[r]);
-            } else {
-                normal = d * scale[r];
-                rest = d * bend[r];
-            }
-            put<STREAM>(at[DX_AT] + place(r, j), fma(dy * weight, scale[r], rest), n);
-            dweight = fma(dy, normal, dweight);
+            const Vector dy = gradient(r, j, n);
+            Vector g = dy, d = value(r, j, n), rest;
+            if constexpr (WEIGHT) g = g * weight;
+            if constexpr (CENTRED) d = d - shift[r];
+            if constexpr (STATISTIC == MEAN_DISTANCE) rest = fma(sign(d), bend[r], level[r]);
+            else if constexpr (STATISTIC == MEAN_SQUARE) rest = d * bend[r];
+            else rest = fma(d, bend[r], level[r]);
+            if constexpr (RESIDUAL) rest = rest + load(at[DH_AT] + place(r, j), n);
+            put<STREAM>(at[DX_AT] + place(r, j), fma(g, scale[r], rest), n);
+            if constexpr (WEIGHT && CENTRED) dweight = fma(dy, fma(d, scale[r], offset[r]), dweight);
+            else if constexpr (WEIGHT) dweight = fma(dy, d * scale[r], dweight);
             if constexpr (BIAS) dbias = dbias + dy;
         });
-        set(sums + j, dweight);
+        if constexpr (WEIGHT) set(sums + j, dweight);
         if constexpr (BIAS) set(sums + pitch + j, dbias);
     });
 }
@@ -108,30 +146,31 @@ template <bool STREAM, int PREFETCH, int COUNT>
 
 template <bool STREAM, int PREFETCH>
 void one_part(const Plan& plan, Operands at, const Parts& parts, int64_t part, float* sums) {
-    std::memset(sums, 0, parts.floats() * sizeof(float));
-    int64_t row = part * parts.rows;
-    const int64_t end = row + parts.rows < plan.rows ? row + parts.rows : plan.rows;
+    if constexpr (KINDS > 0) std::memset(sums, 0, parts.floats() * sizeof(float));
+    const int64_t last = (part / parts.of_group + 1) * plan.group();  // of the group
+    int64_t row = part / parts.of_group * plan.group() + part % parts.of_group * parts.rows;
+    const int64_t end = row + parts.rows < last ? row + parts.rows : last;
     for (; row + ROWS <= end; row += ROWS) block<STREAM, PREFETCH, ROWS>(plan, at, row, sums, parts.pitch);
     if (row < end) single(plan, at, row, end, sums, parts.pitch);
 }
 
-// Adds the sums of all parts to those of the first, and stores these; floats from `begin` to `end` of each kind.
-[[gnu::noinline]] void add_parts(const Plan& plan, Operands at, const Parts& parts, float* sums, int64_t begin,
-                                 int64_t end) {
-    for (int kind = 0; kind <= BIAS; ++kind) {
+// Adds the sums of a group's parts to those of its first, and stores these; floats from `begin` to `end` of each kind.
+void add_group(const Plan& plan, Operands at, const Parts& parts, int64_t group, float* sums, int64_t begin,
+               int64_t end) {
+    sums += group * parts.of_group * parts.floats();
+    for (int kind = 0; kind < KINDS; ++kind) {
         float* const total = sums + kind * parts.pitch;
-        for (int64_t part = 1; part < parts.count; ++part)
+        for (int64_t part = 1; part < parts.of_group; ++part)
             for (int64_t j = begin; j < end; ++j) total[j] += total[part * parts.floats() + j];
         for (int64_t j = begin; j < end && j < plan.cols; j += WIDTH) {
             Vector v;
             get(total + j, v);
-            T* const to = at[kind ? OPERANDS - 1 : DWEIGHT_AT] + j;
+            T* const to = at[SUMS_AT + kind] + group * plan.cols + j;
             if (j + WIDTH <= plan.cols) store(to, v, All{});
             else store(to, v, First{static_cast<int>(plan.cols - j)});
         }
     }
 }
-
 // Memory that a thread keeps from call to call: fresh pages would cost as much as the sums that are written there.
 struct Workspace {
     float* data = nullptr;
@@ -163,8 +202,8 @@ void all(const Plan* plan, Pointers... operands) {
             one_part<STREAM, PREFETCH>(*plan, at, parts, part, sums + part * parts.floats());
         if constexpr (STREAM) _mm_sfence();
 #pragma omp barrier
-        const int64_t blocks = parts.pitch / 32;
-        add_parts(*plan, at, parts, sums, blocks * me / team * 32, blocks * (me + 1) / team * 32);
+        const int64_t blocks = parts.pitch / 32, begin = blocks * me / team * 32, end = blocks * (me + 1) / team * 32;
+        for (int64_t group = 0; group < plan->groups; ++group) add_group(*plan, at, parts, group, sums, begin, end);
     }
 }
 

@@ -3,6 +3,10 @@
 
 #include "sweep.h"
 
+#ifndef SCALED
+#define SCALED 0
+#endif
+
 // By what a row is divided: the root of its mean square; of its variance; of the mean square of the row and one more
 // element, which makes the sum zero (Jiang et al. 2023); or its mean distance from its mean.
 enum Statistic { MEAN_SQUARE, VARIANCE, COMPRESSED, MEAN_DISTANCE };
@@ -10,10 +14,20 @@ constexpr bool CENTRED = STATISTIC == VARIANCE || STATISTIC == MEAN_DISTANCE;
 
 struct Plan {
     int64_t rows, cols;
+    int64_t groups;  // of successive rows, each with a weight and a bias of its own
     int64_t lead;  // the leading elements of a row whose mean is the shift of its statistics
     float eps;
     float kappa;  // the factor of the mean distance
+
+    int64_t group() const { return rows / groups; }
+    // The vector, one of as many as there are groups, that belongs to a row.
+    const T* vector(const T* first, int64_t row) const { return groups == 1 ? first : first + row / group() * cols; }
 };
+
+// What a layer's norm is scaled by, from its number.
+inline Floats gain_of(const void* layer) {
+    return broadcast(1.0f / __builtin_sqrtf(static_cast<float>(*static_cast<const int64_t*>(layer))));
+}
 
 // The means of the first `lead` elements of COUNT rows, where the rows are centred; value(r, j, n) are some elements.
 //
@@ -29,6 +43,13 @@ template <int COUNT, typename F>
         const float share = 1.0f / static_cast<float>(lead);
         times<COUNT>([&](auto r) { shift[r] = broadcast(sum_of(sum[r]) * share); });
     }
+}
+
+// Adds elements less the shift, their squares or their magnitudes to the sums that map_of takes.
+[[gnu::always_inline]] inline void gather(Vector& first, Vector& second, Vector d) {
+    if constexpr (STATISTIC != MEAN_SQUARE) first = first + d;
+    if constexpr (STATISTIC == MEAN_DISTANCE) second = second + absolute(d);
+    else second = fma(d, d, second);
 }
 
 // Takes an element less the shift to the normalised one.
