@@ -37,6 +37,15 @@ using Integers = __m512i;
 inline Floats broadcast(float value) { return _mm512_set1_ps(value); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline float total(Floats v) { return _mm512_reduce_add_ps(v); }
+// The sums of four vectors' elements.
+inline __m128 totals(Floats a, Floats b, Floats c, Floats d) {
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d p = _mm512_castps_pd(ab), q = _mm512_castps_pd(cd);
+    const __m512 all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(p, q)), _mm512_castpd_ps(_mm512_unpackhi_pd(p, q)));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
 
 inline __mmask16 mask(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 inline Floats keep(Floats v, int count) { return _mm512_maskz_mov_ps(mask(count), v); }
@@ -74,6 +83,12 @@ inline float total(Floats v) {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+// The sums of four vectors' elements.
+inline __m128 totals(Floats a, Floats b, Floats c, Floats d) {
+    const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
 }
 
 inline __m256i mask(int count) {
@@ -215,8 +230,21 @@ inline void store_bytes(Byte* to, Pair v, First n) {
     _mm256_mask_storeu_epi8(to, elements(n), bytes<Byte>(v));
 }
 
-inline Pair load(const bf16* from, All) { return split(_mm512_loadu_si512(from)); }
-inline Pair load(const bf16* from, First n) { return split(_mm512_maskz_loadu_epi16(elements(n), from)); }
+inline __m512i words(const bf16* from, All) { return _mm512_loadu_si512(from); }
+inline __m512i words(const bf16* from, First n) { return _mm512_maskz_loadu_epi16(elements(n), from); }
+template <typename N>
+inline Pair load(const bf16* from, N n) {
+    return split(words(from, n));
+}
+#ifdef __AVX512BF16__
+// Adds x and x^2 to lanes of sums, of even and odd elements alike; numbers below the normal ones count as 0.
+template <typename N>
+inline void add_moments(const bf16* from, N n, Floats& first, Floats& second) {
+    const __m512bh x = (__m512bh)words(from, n), one = (__m512bh)_mm512_set1_epi16(0x3f80);
+    first = _mm512_dpbf16_ps(first, x, one);
+    second = _mm512_dpbf16_ps(second, x, x);
+}
+#endif
 inline void store(bf16* to, Pair v, All) { _mm512_storeu_si512(to, merge(v)); }
 inline void store(bf16* to, Pair v, First n) { _mm512_mask_storeu_epi16(to, elements(n), merge(v)); }
 inline void stream(bf16* to, Pair v) { _mm512_stream_si512(reinterpret_cast<__m512i*>(to), merge(v)); }

@@ -1,7 +1,7 @@
 // Gradients of a row norm y = weight (x - mean) r [+ bias], the statistics computed anew: of ROWS rows at a time the
 // statistics and what the chain rule needs, in one sweep, then the same rows again, from cache, to dx.
 //
-// dx = g scale + u bend + level, with g = dy weight and what chain_of gives of a row; RESIDUAL adds dh, the gradient of
+// dx = g scale + u bend + level, with g = dy weight and the Chain of a row; RESIDUAL adds dh, the gradient of
 // the sum that was normalised. dweight and dbias are the sums of dy n and of dy over the rows, n being the normalised
 // row. The rows of a group, which have a weight of their own, are cut into parts that depend on their number alone; each
 // part has sums of its own, added in the order of the parts: the same bits for any number of threads. What is fixed when
@@ -9,6 +9,7 @@
 
 #include <cstdlib>
 
+#include "blocks.h"
 #include "statistics.h"
 
 // Where the operands are in the op's order: dy, [dh,] x, [weight,] [layer,] dx, [dweight,] [dbias].
@@ -47,111 +48,178 @@ inline Floats sign(Floats v) {
 }
 inline Pair sign(Pair v) { return {sign(v.even), sign(v.odd)}; }
 
-// What makes dx = g scale + u bend + level; u is x - shift, or its sign where a row is divided by its mean distance.
-struct Chain {
-    float bend, level;
-};
-
-// From the sums over a row of x - shift, of g, of g (x - shift), and of the signs.
-inline Chain chain_of(Map map, float first, float slope, float product, float signs, const Plan& plan) {
-    const float share = 1.0f / static_cast<float>(plan.cols), scale = map.scale;
-    if constexpr (STATISTIC == COMPRESSED) {
-        const float bend = -scale * scale * scale * product / static_cast<float>(plan.cols + 1);
-        return {bend, bend * first};
-    }
-    const float along = (product * scale + slope * map.offset) * share;  // mean(g n)
-    if constexpr (STATISTIC == MEAN_DISTANCE) {
-        const float bend = -plan.kappa * scale * along;
-        return {bend, -(scale * slope + bend * signs) * share};
-    }
-    return {-scale * scale * along, -scale * (slope * share + map.offset * along)};
-}
-
-// COUNT rows from `row` on, of one group; what they add to dweight goes to `sums`, to dbias to `sums + pitch`.
-template <bool STREAM, int PREFETCH, int COUNT>
-[[gnu::always_inline]] inline void block(const Plan& plan, Operands at, int64_t row, float* sums, int64_t pitch) {
-    const int64_t cols = plan.cols;
-    const T* const weights = plan.vector(at[WEIGHT_AT], row);
+// The operands of rows of one group; what they add to dweight goes to `sums`, to dbias to `sums + pitch`.
+struct Rows {
+    Plan plan;
+    T* at[OPERANDS];
+    const T* weights;
+    float* sums;
+    int64_t pitch;
     Floats gain{};
-    if constexpr (SCALED) gain = gain_of(at[LAYER_AT]);
-    const auto place = [&](int r, int64_t j) { return (row + r) * cols + j; };
-    const auto value = [&](int r, int64_t j, auto n) { return load(at[X_AT] + place(r, j), n); };
-    const auto gradient = [&](int r, int64_t j, auto n) {
-        Vector dy = load(at[DY_AT] + place(r, j), n);
+
+    Rows(const Plan& plan, Operands operands, int64_t row, float* sums, int64_t pitch)
+        : plan(plan), weights(plan.vector(operands[WEIGHT_AT], row)), sums(sums), pitch(pitch) {
+        for (int i = 0; i < OPERANDS; ++i) at[i] = operands[i];
+        if constexpr (SCALED) gain = gain_of(at[LAYER_AT]);
+    }
+    template <typename N>
+    [[gnu::always_inline]] Vector gradient(int64_t place, N n) const {
+        Vector dy = load(at[DY_AT] + place, n);
         if constexpr (SCALED) dy = dy * gain;
         return dy;
-    };
-    Floats shift[COUNT] = {};
-    find_shifts(shift, plan.lead, value);
+    }
+    template <int LEVEL>
+    [[gnu::always_inline]] void prefetch(int64_t row, int64_t j) const {
+        fetch<LEVEL>(at[X_AT] + row * plan.cols + j);
+        fetch<LEVEL>(at[DY_AT] + row * plan.cols + j);
+    }
+};
 
+// Sums over some columns of COUNT rows of x, x^2, g and g x; or all of x - mean, and of its signs.
+template <int COUNT>
+struct GradientMoments {
     Vector first[COUNT][VECTORS] = {}, second[COUNT][VECTORS] = {};
-    Vector slope[COUNT][VECTORS] = {}, product[COUNT][VECTORS] = {};  // of g, of g (x - shift)
-    Vector signs[COUNT][VECTORS] = {};
-    sweep(cols, [&](auto v, int64_t j, auto n) {
+    Vector slope[COUNT][VECTORS] = {}, product[COUNT][VECTORS] = {}, signs[COUNT][VECTORS] = {};
+
+    template <typename V, typename N>
+    [[gnu::always_inline]] void gather(const Rows& rows, int64_t row, V v, int64_t j, N n) {
         Vector weight{};
-        if constexpr (WEIGHT) weight = load(weights + j, n);
+        if constexpr (WEIGHT) weight = load(rows.weights + j, n);
         times<COUNT>([&](auto r) {
-            fetch<PREFETCH>(at[X_AT] + place(r + COUNT, j));
-            Vector d = value(r, j, n), g = gradient(r, j, n);
+            const int64_t place = (row + r) * rows.plan.cols + j;
+            const Vector x = load(rows.at[X_AT] + place, n);
+            if constexpr (STATISTIC != MEAN_SQUARE) first[r][v] = first[r][v] + x;
+            if constexpr (STATISTIC == MEAN_DISTANCE) return;
+            Vector g = rows.gradient(place, n);
             if constexpr (WEIGHT) g = g * weight;
-            if constexpr (CENTRED) {
-                d = keep(d - shift[r], n);
-                slope[r][v] = slope[r][v] + g;
-            }
-            gather(first[r][v], second[r][v], d);
-            if constexpr (STATISTIC == MEAN_DISTANCE) signs[r][v] = signs[r][v] + sign(d);
-            product[r][v] = fma(g, d, product[r][v]);
+            if constexpr (CENTRED) slope[r][v] = slope[r][v] + g;
+            second[r][v] = fma(x, x, second[r][v]);
+            product[r][v] = fma(g, x, product[r][v]);
         });
-    });
+    }
+    template <typename V, typename N>
+    [[gnu::always_inline]] void gather_around(Floats mean, const Rows& rows, int64_t row, V v, int64_t j, N n) {
+        const int64_t place = row * rows.plan.cols + j;
+        const Vector d = keep(load(rows.at[X_AT] + place, n) - mean, n);
+        Vector g = rows.gradient(place, n);
+        if constexpr (WEIGHT) g = g * load(rows.weights + j, n);
+        ::gather(first[0][v], second[0][v], d);
+        slope[0][v] = slope[0][v] + g;
+        product[0][v] = fma(g, d, product[0][v]);
+        if constexpr (STATISTIC == MEAN_DISTANCE) signs[0][v] = signs[0][v] + sign(d);
+    }
+};
 
-    Floats scale[COUNT], offset[COUNT], bend[COUNT], level[COUNT];
-    times<COUNT>([&](auto r) {
-        const float sum = sum_of(first[r]);
-        const Map map = map_of(sum, sum_of(second[r]), plan);
-        const Chain chain = chain_of(map, sum, sum_of(slope[r]), sum_of(product[r]), sum_of(signs[r]), plan);
-        scale[r] = broadcast(map.scale);
-        offset[r] = broadcast(map.offset);
-        bend[r] = broadcast(chain.bend);
-        level[r] = broadcast(chain.level);
-    });
+struct GradientTotals {
+    Quad first{}, second{}, slope{}, product{}, signs{};
 
-    sweep(cols, [&](auto, int64_t j, auto n) {
+    template <int COUNT>
+    [[gnu::always_inline]] void add(const GradientMoments<COUNT>& moments) {
+        first += sums(moments.first);
+        second += sums(moments.second);
+        slope += sums(moments.slope);
+        product += sums(moments.product);
+        if constexpr (STATISTIC == MEAN_DISTANCE) signs += sums(moments.signs);
+    }
+};
+
+// Rows are normalised to u scale + offset, and dx = g scale + u bend + level, with the u = x - shift that the sums are of;
+// in u bend, its sign where a row is divided by its mean distance.
+struct Chain {
+    Quad scale, offset, bend, level;
+
+    Chain(const GradientTotals& totals, const Plan& plan) {
+        const Map map = map_of(totals.first, totals.second, plan);
+        const float share = 1.0f / static_cast<float>(plan.cols);
+        scale = map.scale;
+        offset = map.offset;
+        if constexpr (STATISTIC == COMPRESSED) {
+            bend = -scale * scale * scale * totals.product / static_cast<float>(plan.cols + 1);
+            level = bend * totals.first;
+            return;
+        }
+        const Quad along = (totals.product * scale + totals.slope * offset) * share;  // mean(g n)
+        if constexpr (STATISTIC == MEAN_DISTANCE) {
+            bend = -plan.kappa * scale * along;
+            level = -(scale * totals.slope + bend * totals.signs) * share;
+        } else {
+            bend = -scale * scale * along;
+            level = -scale * (totals.slope * share + offset * along);
+        }
+    }
+};
+
+// The chain of a row from sums around its mean.
+[[gnu::noinline]] Chain careful(const Rows& rows, int64_t row, float mean) {
+    GradientTotals totals;
+    for (int64_t begin = 0, cols = rows.plan.cols; begin < cols; begin += SPAN) {
+        GradientMoments<1> moments;
+        sweep(begin, span_end(begin, cols), [&](auto v, int64_t j, auto n) {
+            moments.gather_around(broadcast(mean), rows, row, v, j, n);
+        });
+        totals.add(moments);
+    }
+    return {totals, rows.plan};
+}
+
+template <int COUNT>
+struct GradientLines {
+    using Moments = GradientMoments<COUNT>;
+    using Totals = GradientTotals;
+    Floats shift[COUNT] = {}, scale[COUNT], offset[COUNT], bend[COUNT], level[COUNT];
+
+    GradientLines(const Rows& rows, const Totals& totals, int64_t row) {
+        const Chain chain(totals, rows.plan);
+        for (int r = 0; r < COUNT; ++r) set(r, chain, r);
+        if (const int hard = hard_rows<COUNT>({chain.scale, chain.offset}, rows.plan.eps); hard != 0) [[unlikely]]
+            for (int r = 0; r < COUNT; ++r) {
+                if (!(hard >> r & 1)) continue;
+                const float mean = totals.first[r] / static_cast<float>(rows.plan.cols);
+                shift[r] = broadcast(mean);
+                set(r, careful(rows, row + r, mean), 0);
+            }
+    }
+    void set(int r, const Chain& chain, int lane) {
+        scale[r] = broadcast(chain.scale[lane]);
+        offset[r] = broadcast(chain.offset[lane]);
+        bend[r] = broadcast(chain.bend[lane]);
+        level[r] = broadcast(chain.level[lane]);
+    }
+
+    template <bool STREAM, typename N>
+    [[gnu::always_inline]] void write(const Rows& rows, int64_t row, int64_t j, N n) const {
         Vector weight{}, dweight, dbias;
-        if constexpr (WEIGHT) weight = load(weights + j, n);
-        if constexpr (WEIGHT) get(sums + j, dweight);
-        if constexpr (BIAS) get(sums + pitch + j, dbias);
+        if constexpr (WEIGHT) weight = load(rows.weights + j, n);
+        if constexpr (WEIGHT) get(rows.sums + j, dweight);
+        if constexpr (BIAS) get(rows.sums + rows.pitch + j, dbias);
         times<COUNT>([&](auto r) {
-            fetch<PREFETCH>(at[DY_AT] + place(r + COUNT, j));
-            const Vector dy = gradient(r, j, n);
-            Vector g = dy, d = value(r, j, n), rest;
+            const int64_t place = (row + r) * rows.plan.cols + j;
+            const Vector dy = rows.gradient(place, n);
+            Vector g = dy, u = load(rows.at[X_AT] + place, n), rest;
+            if constexpr (CENTRED) u = u - shift[r];
             if constexpr (WEIGHT) g = g * weight;
-            if constexpr (CENTRED) d = d - shift[r];
-            if constexpr (STATISTIC == MEAN_DISTANCE) rest = fma(sign(d), bend[r], level[r]);
-            else if constexpr (STATISTIC == MEAN_SQUARE) rest = d * bend[r];
-            else rest = fma(d, bend[r], level[r]);
-            if constexpr (RESIDUAL) rest = rest + load(at[DH_AT] + place(r, j), n);
-            put<STREAM>(at[DX_AT] + place(r, j), fma(g, scale[r], rest), n);
-            if constexpr (WEIGHT && CENTRED) dweight = fma(dy, fma(d, scale[r], offset[r]), dweight);
-            else if constexpr (WEIGHT) dweight = fma(dy, d * scale[r], dweight);
+            if constexpr (STATISTIC == MEAN_DISTANCE) rest = fma(sign(u), bend[r], level[r]);
+            else if constexpr (STATISTIC == MEAN_SQUARE) rest = u * bend[r];
+            else rest = fma(u, bend[r], level[r]);
+            if constexpr (RESIDUAL) rest = rest + load(rows.at[DH_AT] + place, n);
+            put<STREAM>(rows.at[DX_AT] + place, fma(g, scale[r], rest), n);
+            if constexpr (WEIGHT && CENTRED) dweight = fma(dy, fma(u, scale[r], offset[r]), dweight);
+            else if constexpr (WEIGHT) dweight = fma(dy, u * scale[r], dweight);
             if constexpr (BIAS) dbias = dbias + dy;
         });
-        if constexpr (WEIGHT) set(sums + j, dweight);
-        if constexpr (BIAS) set(sums + pitch + j, dbias);
-    });
-}
-
-[[gnu::noinline]] void single(const Plan& plan, Operands at, int64_t row, int64_t end, float* sums, int64_t pitch) {
-    for (; row < end; ++row) block<false, 0, 1>(plan, at, row, sums, pitch);
-}
+        if constexpr (WEIGHT) ::set(rows.sums + j, dweight);
+        if constexpr (BIAS) ::set(rows.sums + rows.pitch + j, dbias);
+    }
+    void end(const Rows&, int64_t, int64_t, int64_t) const {}
+};
 
 template <bool STREAM, int PREFETCH>
 void one_part(const Plan& plan, Operands at, const Parts& parts, int64_t part, float* sums) {
     if constexpr (KINDS > 0) std::memset(sums, 0, parts.floats() * sizeof(float));
     const int64_t last = (part / parts.of_group + 1) * plan.group();  // of the group
-    int64_t row = part / parts.of_group * plan.group() + part % parts.of_group * parts.rows;
+    const int64_t row = part / parts.of_group * plan.group() + part % parts.of_group * parts.rows;
     const int64_t end = row + parts.rows < last ? row + parts.rows : last;
-    for (; row + ROWS <= end; row += ROWS) block<STREAM, PREFETCH, ROWS>(plan, at, row, sums, parts.pitch);
-    if (row < end) single(plan, at, row, end, sums, parts.pitch);
+    all_blocks<STREAM, PREFETCH, GradientLines>(Rows(plan, at, row, sums, parts.pitch), row, end);
 }
 
 // Adds the sums of a group's parts to those of its first, and stores these; floats from `begin` to `end` of each kind.
