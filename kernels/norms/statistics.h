@@ -29,41 +29,19 @@ inline Floats gain_of(const void* layer) {
     return broadcast(1.0f / __builtin_sqrtf(static_cast<float>(*static_cast<const int64_t*>(layer))));
 }
 
-inline Floats mean_of(double sum, int64_t count) {
-    return broadcast(static_cast<float>(sum / static_cast<double>(count)));
-}
-
-// A row is summed span by span, and these sums in the order of the spans: threads that share a row get the same bits.
-constexpr int64_t SPAN = 16384;
-
-// Calls f(begin, end) for every span of so many columns.
-template <typename F>
-[[gnu::always_inline]] inline void spans(int64_t cols, F&& f) {
-    int64_t begin = 0;
-    for (; begin + SPAN < cols; begin += SPAN) f(begin, begin + SPAN);
-    f(begin, cols);
-}
-
-// Adds a span of COUNT rows to their sums; value(r, j, n) are some elements.
-template <int COUNT, typename F>
-[[gnu::always_inline]] inline void add_span(double (&total)[COUNT], int64_t begin, int64_t end, F&& value) {
-    Vector sum[COUNT][VECTORS] = {};
-    sweep(begin, end, [&](auto v, int64_t j, auto n) {
-        times<COUNT>([&](auto r) { sum[r][v] = sum[r][v] + value(r, j, n); });
-    });
-    times<COUNT>([&](auto r) { total[r] += sum_of(sum[r]); });
-}
-
-// The means of the first `lead` elements of COUNT rows, where the rows are centred.
+// The means of the first `lead` elements of COUNT rows, where the rows are centred; value(r, j, n) are some elements.
 //
 // Any shift near the mean will do, since the statistics of x - shift are corrected for its own mean (Chan, Golub and
 // LeVeque 1983): that of the whole row costs a sweep, that of its first elements almost nothing.
 template <int COUNT, typename F>
 [[gnu::always_inline]] inline void find_shifts(Floats (&shift)[COUNT], int64_t lead, F&& value) {
     if constexpr (CENTRED) {
-        double total[COUNT] = {};
-        spans(lead, [&](int64_t begin, int64_t end) { add_span(total, begin, end, value); });
-        times<COUNT>([&](auto r) { shift[r] = mean_of(total[r], lead); });
+        Vector sum[COUNT][VECTORS] = {};
+        sweep(lead, [&](auto v, int64_t j, auto n) {
+            times<COUNT>([&](auto r) { sum[r][v] = sum[r][v] + value(r, j, n); });
+        });
+        const float share = 1.0f / static_cast<float>(lead);
+        times<COUNT>([&](auto r) { shift[r] = broadcast(sum_of(sum[r]) * share); });
     }
 }
 
