@@ -81,6 +81,22 @@ def test_same_bits_whatever_the_neighbours_and_threads(name: str, threads: None)
         assert all(torch.equal(few, many[3:8]) for few, many in zip(part, alone))
 
 
+@pytest.mark.parametrize("name", ["layer_norm", "add_rms_norm", "rms_norm_int8"])
+def test_same_bits_however_many_threads_share_a_row(name: str, threads: None) -> None:
+    """Ten spans of two rows, of which three and seven threads get unequal shares; rows with and without whole lines."""
+    op = KNOWN.ops[name]
+    for cols in (150_001, 150_016):
+        workload = sized(name, 2, cols, "f32")
+        inputs = op.make_inputs(workload, seed=6)
+        for config in configs(name, "f32")[:: 5 if cols % 16 else 7]:
+            torch.set_num_threads(1)
+            alone = norm(name, inputs, config)
+            assert check.wrong(op, workload, alone, op.expected(inputs, workload)) is None
+            for count in (3, 7):
+                torch.set_num_threads(count)
+                assert all(map(torch.equal, norm(name, inputs, config), alone)), config
+
+
 @given(shift=st.sampled_from((-4096.0, 0.5, 100.0, 1024.0)), seed=st.integers(0, 1000))
 def test_layer_norm_ignores_a_shift(shift: float, seed: int) -> None:
     """Exactly representable sums: what differs is the norm's own rounding."""

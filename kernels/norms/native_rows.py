@@ -23,6 +23,7 @@ FLOW = DataFlow(
     {**NORMS} | {name: {**NORMS["rms_norm"], "QUANTISED": 1, "BYTE": byte} for name, byte in _QUANTISED.items()},
     vectors=8,
     tile=_tile,
+    splits=True,
 )
 
 KERNEL = FLOW.kernel()

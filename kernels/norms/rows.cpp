@@ -3,13 +3,19 @@
 // What is computed is fixed when this file is compiled: T is the type in memory, STATISTIC what a row is divided by,
 // RESIDUAL adds a matrix first and stores the sum, WEIGHT multiplies by a vector, BIAS adds one, SCALED divides all that
 // by the root of the layer's number, QUANTISED stores BYTEs (int8_t or fp8) and a scale for each row. So are the ROWS, and
-// the VECTORS of each, that go together. Whether to stream and where to prefetch is chosen by `choose`.
+// the VECTORS of each, that go together, and whether threads may share a row (SPLIT, half a second more of compilation).
+// Whether to stream and where to prefetch is chosen by `choose`.
+
+#include <cstdlib>
 
 #include "statistics.h"
 
 #ifndef QUANTISED
 #define QUANTISED 0
 #define BYTE int8_t
+#endif
+#ifndef SPLIT
+#define SPLIT 0
 #endif
 
 // Where the operands are in the op's order: x, [residual,] [weight,] [bias,] [layer,] y [, scale] [, h].
@@ -28,9 +34,9 @@ inline float scale_of(float peak) {
     return scale < LEAST_SCALE ? LEAST_SCALE : scale;
 }
 
-// COUNT rows from `row` on, of one group: they share the loads of weight and bias.
-template <bool STREAM, int PREFETCH, int COUNT>
-[[gnu::always_inline]] inline void block(const Plan& plan, Operands at, int64_t row) {
+// COUNT rows from `row` on, of one group: they share the loads of weight and bias. `columns` are those of this thread.
+template <bool STREAM, int PREFETCH, int COUNT, typename Columns = Whole>
+[[gnu::always_inline]] inline void block(const Plan& plan, Operands at, int64_t row, const Columns& columns = {}) {
     const int64_t cols = plan.cols;
     const T *const weights = plan.vector(at[WEIGHT_AT], row), *const biases = plan.vector(at[BIAS_AT], row);
     Floats gain{};
@@ -42,35 +48,49 @@ template <bool STREAM, int PREFETCH, int COUNT>
         return x;
     };
     Floats shift[COUNT] = {};
-    find_shifts(shift, plan.lead, value);
+    find_shifts(shift, plan.lead, value, columns);
 
-    Vector first[COUNT][VECTORS] = {}, second[COUNT][VECTORS] = {};
-    Vector peak[COUNT][VECTORS] = {};
-    sweep(cols, [&](auto v, int64_t j, auto n) {
-        Vector weight{};
-        if constexpr (QUANTISED) weight = load(weights + j, n);
-        times<COUNT>([&](auto r) {
-            Vector d = value(r, j, n);
-            if constexpr (CENTRED) d = keep(d - shift[r], n);
-            gather(first[r][v], second[r][v], d);
-            if constexpr (QUANTISED) peak[r][v] = larger(absolute(d * weight), peak[r][v]);
+    Sums<COUNT> sums;
+    columns.total(cols, sums, [&](int64_t begin, int64_t end) {
+        Vector first[COUNT][VECTORS] = {}, second[COUNT][VECTORS] = {};
+        Vector peak[COUNT][VECTORS] = {};
+        sweep(begin, end, [&](auto v, int64_t j, auto n) {
+            Vector weight{};
+            if constexpr (QUANTISED) weight = load(weights + j, n);
+            times<COUNT>([&](auto r) {
+                Vector d = value(r, j, n);
+                if constexpr (CENTRED) d = keep(d - shift[r], n);
+                gather(first[r][v], second[r][v], d);
+                if constexpr (QUANTISED) peak[r][v] = larger(absolute(d * weight), peak[r][v]);
+            });
         });
+        Sums<COUNT> span;
+        times<COUNT>([&](auto r) {
+            span.first[r] = sum_of(first[r]);
+            span.second[r] = sum_of(second[r]);
+            if constexpr (QUANTISED) {
+                for (int v = 1; v < VECTORS; ++v) peak[r][0] = larger(peak[r][v], peak[r][0]);
+                span.peak[r] = largest(peak[r][0]);
+            }
+        });
+        return span;
     });
 
     Floats scale[COUNT], offset[COUNT];
+    float unit[COUNT] = {};
+    const int64_t begin = columns.begin(cols), end = columns.end(cols);
     times<COUNT>([&](auto r) {
-        Map map = map_of(sum_of(first[r]), sum_of(second[r]), plan);
+        Map map = map_of(sums.first[r], sums.second[r], plan);
         if constexpr (QUANTISED) {
-            for (int v = 1; v < VECTORS; ++v) peak[r][0] = larger(peak[r][v], peak[r][0]);
-            const float unit = scale_of(largest(peak[r][0]) * map.scale);
-            reinterpret_cast<float*>(at[SCALE_AT])[row + r] = unit;
-            map.scale /= unit;
+            unit[r] = scale_of(sums.peak[r] * map.scale);
+            if (begin == 0) reinterpret_cast<float*>(at[SCALE_AT])[row + r] = unit[r];
+            map.scale /= unit[r];
         }
         scale[r] = broadcast(map.scale);
         offset[r] = broadcast(map.offset);
     });
 
-    sweep(cols, [&](auto, int64_t j, auto n) {
+    sweep(begin, end, [&](auto, int64_t j, auto n) {
         Vector weight{}, bias{};
         if constexpr (WEIGHT) weight = load(weights + j, n);
         if constexpr (BIAS) bias = load(biases + j, n);
@@ -93,8 +113,8 @@ template <bool STREAM, int PREFETCH, int COUNT>
     if constexpr (QUANTISED && INTEGERS)
         times<COUNT>([&](auto r) {
             // A row with NaN or infinity, which has the scale NaN.
-            if (const float unit = reinterpret_cast<float*>(at[SCALE_AT])[row + r]; unit != unit)
-                std::memset(reinterpret_cast<int8_t*>(at[Y_AT]) + place(r, 0), 0, cols);
+            if (unit[r] != unit[r])
+                std::memset(reinterpret_cast<int8_t*>(at[Y_AT]) + place(r, begin), 0, end - begin);
         });
 }
 
@@ -114,20 +134,55 @@ void range(const Plan& plan, Operands at, int64_t row, int64_t end) {
     if constexpr (STREAM) _mm_sfence();
 }
 
+// The spans of a row that thread `me` of `team` has, which all give what theirs add up to.
+struct Shared {
+    Sums<1>* shares;
+    int64_t me, team;
+
+    static int64_t count(int64_t cols) { return (cols + SPAN - 1) / SPAN; }
+    static int64_t start(int64_t span, int64_t cols) { return span * SPAN < cols ? span * SPAN : cols; }
+    int64_t begin(int64_t cols) const { return start(count(cols) * me / team, cols); }
+    int64_t end(int64_t cols) const { return start(count(cols) * (me + 1) / team, cols); }
+
+    template <typename F>
+    [[gnu::always_inline]] void total(int64_t cols, Sums<1>& sums, F&& span) const {
+        const int64_t all = count(cols);
+        for (int64_t k = all * me / team; k < all * (me + 1) / team; ++k)
+            shares[k] = span(start(k, cols), start(k + 1, cols));
+#pragma omp barrier
+        for (int64_t k = 0; k < all; ++k) sums.add(shares[k]);
+#pragma omp barrier
+    }
+};
+
+// Every row, of which this thread has some spans.
+template <bool STREAM>
+[[gnu::noinline]] void split(const Plan& plan, Operands at, const Shared& columns) {
+    for (int64_t row = 0; row < plan.rows; ++row) block<STREAM, 0, 1>(plan, at, row, columns);
+    if constexpr (STREAM) _mm_sfence();
+}
+
 template <bool STREAM, int PREFETCH, typename... Pointers>
 void all(const Plan* plan, Pointers... operands) {
     T* const at[OPERANDS] = {operands...};
     if constexpr (STREAM)
         if (!starts_lines(at[Y_AT], plan->cols) || (RESIDUAL && !starts_lines(at[OPERANDS - 1], plan->cols)))
             return all<false, PREFETCH>(plan, operands...);
-    const int64_t rows = plan->rows;
-    const int threads = threads_for(rows * plan->cols, rows);
-    if (threads == 1) return range<STREAM, PREFETCH>(*plan, at, 0, rows);
+    const int64_t rows = plan->rows, count = Shared::count(plan->cols);
+    const int most = threads_for(rows * plan->cols, rows * count);
+    // Where rows are fewer than threads, all share each, if that takes less time than a row does.
+    const bool shared = SPLIT && rows < most && rows * ((count + most - 1) / most) < count;
+    const int threads = shared || most < rows ? most : static_cast<int>(rows);
+    if (threads <= 1) return range<STREAM, PREFETCH>(*plan, at, 0, rows);
+    auto* const shares = shared ? static_cast<Sums<1>*>(std::malloc(count * sizeof(Sums<1>))) : nullptr;
 #pragma omp parallel num_threads(threads)
     {
         const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
-        range<STREAM, PREFETCH>(*plan, at, rows * me / team, rows * (me + 1) / team);
+        if constexpr (SPLIT)
+            if (shares) split<STREAM>(*plan, at, {shares, me, team});
+        if (!shares) range<STREAM, PREFETCH>(*plan, at, rows * me / team, rows * (me + 1) / team);
     }
+    std::free(shares);
 }
 
 using Normalise = Entry<Plan, OPERANDS>;

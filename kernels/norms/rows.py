@@ -19,6 +19,7 @@ _STORAGE = {"f32": "float", "bf16": "bf16", "f16": "f16"}
 _PREFETCH = ("none", "L1", "L2")
 # Mapped, it costs a call half of what a comprehension does.
 _ADDRESS = torch.Tensor.data_ptr
+_SPAN = 16384  # columns whose sums a thread that shares a row contributes, as in statistics.h
 _LINE = 64  # bytes of a cache line, and of the widest streaming store
 # Elements whose mean is the shift of a row's statistics. If they all are outliers, the variance's relative error grows
 # by cols/_LEAD: 64 times an f32 rounding at 4096 columns, still within the tolerance.
@@ -60,12 +61,14 @@ class DataFlow:
 
     `flows` are the definitions that make it each of them; `vectors` is how many, in all rows that go together, the
     registers have accumulators for; `tile` gives the rows that go together without tuning, and the vectors of each.
+    `splits` says that threads can share a long row.
     """
 
     source: str
     flows: Mapping[str, Mapping[str, int | str]]
     vectors: int
     tile: Callable[[Workload], tuple[int, int]]
+    splits: bool = False
 
     def kernel(self) -> Kernel:
         return Kernel(
@@ -129,6 +132,8 @@ class DataFlow:
     def _chosen(self, op: Op, workload: Workload, config: Config) -> Callable[..., None]:
         tiling = {"ROWS": config["rows"], "VECTORS": config["vectors"]}
         defines = {**self.flows[op.name], "T": _STORAGE[workload.dtype], **tiling}
+        if self.splits and workload["cols"] > _SPAN:
+            defines["SPLIT"] = 1
         library = native.load(Path(__file__).with_name(self.source), config["isa"], defines)
         library.choose.argtypes = (ctypes.c_bool, ctypes.c_int)
         library.choose.restype = ctypes.c_void_p

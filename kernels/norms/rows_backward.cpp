@@ -82,12 +82,12 @@ template <bool STREAM, int PREFETCH, int COUNT>
         return dy;
     };
     Floats shift[COUNT] = {};
-    find_shifts(shift, plan.lead, value);
+    find_shifts(shift, plan.lead, value, Whole{});
 
     Vector first[COUNT][VECTORS] = {}, second[COUNT][VECTORS] = {};
     Vector slope[COUNT][VECTORS] = {}, product[COUNT][VECTORS] = {};  // of g, of g (x - shift)
     Vector signs[COUNT][VECTORS] = {};
-    sweep(cols, [&](auto v, int64_t j, auto n) {
+    sweep(0, cols, [&](auto v, int64_t j, auto n) {
         Vector weight{};
         if constexpr (WEIGHT) weight = load(weights + j, n);
         times<COUNT>([&](auto r) {
@@ -115,7 +115,7 @@ template <bool STREAM, int PREFETCH, int COUNT>
         level[r] = broadcast(chain.level);
     });
 
-    sweep(cols, [&](auto, int64_t j, auto n) {
+    sweep(0, cols, [&](auto, int64_t j, auto n) {
         Vector weight{}, dweight, dbias;
         if constexpr (WEIGHT) weight = load(weights + j, n);
         if constexpr (WEIGHT) get(sums + j, dweight);

@@ -29,19 +29,58 @@ inline Floats gain_of(const void* layer) {
     return broadcast(1.0f / __builtin_sqrtf(static_cast<float>(*static_cast<const int64_t*>(layer))));
 }
 
+// A row is summed span by span, and these sums in the order of the spans: threads that share a row get the same bits.
+constexpr int64_t SPAN = 16384;
+
+// What a span, or more, of COUNT rows adds up to.
+template <int COUNT>
+struct Sums {
+    float first[COUNT] = {}, second[COUNT] = {}, peak[COUNT] = {};
+
+    void add(const Sums& other) {
+        times<COUNT>([&](auto r) {
+            first[r] += other.first[r];
+            second[r] += other.second[r];
+            if (other.peak[r] > peak[r]) peak[r] = other.peak[r];
+        });
+    }
+};
+
+// All columns of a row, which one thread has. total(cols, sums, span) adds what span(begin, end) gives of every span;
+// it calls it from one place, or the compiler would not put it there.
+struct Whole {
+    template <int COUNT, typename F>
+    [[gnu::always_inline]] void total(int64_t cols, Sums<COUNT>& sums, F&& span) const {
+        int64_t begin = 0;
+        do {
+            sums.add(span(begin, begin + SPAN < cols ? begin + SPAN : cols));
+            begin += SPAN;
+        } while (begin < cols);
+    }
+    int64_t begin(int64_t) const { return 0; }
+    int64_t end(int64_t cols) const { return cols; }
+};
+
 // The means of the first `lead` elements of COUNT rows, where the rows are centred; value(r, j, n) are some elements.
 //
 // Any shift near the mean will do, since the statistics of x - shift are corrected for its own mean (Chan, Golub and
 // LeVeque 1983): that of the whole row costs a sweep, that of its first elements almost nothing.
-template <int COUNT, typename F>
-[[gnu::always_inline]] inline void find_shifts(Floats (&shift)[COUNT], int64_t lead, F&& value) {
+template <int COUNT, typename F, typename Columns>
+[[gnu::always_inline]] inline void find_shifts(Floats (&shift)[COUNT], int64_t lead, F&& value,
+                                               const Columns& columns) {
     if constexpr (CENTRED) {
-        Vector sum[COUNT][VECTORS] = {};
-        sweep(lead, [&](auto v, int64_t j, auto n) {
-            times<COUNT>([&](auto r) { sum[r][v] = sum[r][v] + value(r, j, n); });
+        Sums<COUNT> sums;
+        columns.total(lead, sums, [&](int64_t begin, int64_t end) {
+            Vector sum[COUNT][VECTORS] = {};
+            sweep(begin, end, [&](auto v, int64_t j, auto n) {
+                times<COUNT>([&](auto r) { sum[r][v] = sum[r][v] + value(r, j, n); });
+            });
+            Sums<COUNT> span;
+            times<COUNT>([&](auto r) { span.first[r] = sum_of(sum[r]); });
+            return span;
         });
         const float share = 1.0f / static_cast<float>(lead);
-        times<COUNT>([&](auto r) { shift[r] = broadcast(sum_of(sum[r]) * share); });
+        times<COUNT>([&](auto r) { shift[r] = broadcast(sums.first[r] * share); });
     }
 }
 
