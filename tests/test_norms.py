@@ -195,8 +195,8 @@ def test_scaled_and_time_dependent_norms_are_layer_norms() -> None:
         torch.testing.assert_close(norm("layer_norm", sample)[0], y, rtol=2e-6, atol=2e-6)
 
 
-def test_shift_survives_outliers_at_the_start() -> None:
-    """The mean of a row's start as the shift of its statistics: the worst start is all outliers."""
+def test_the_mean_survives_outliers_at_the_start() -> None:
+    """Sums around the mean of a row's start would be worst when that is all outliers."""
     x = torch.randn(3, 4096, generator=torch.Generator().manual_seed(0))
     x[:, :64] += 1e3
     op, workload = KNOWN.ops["layer_norm"], KNOWN.workload("layer_norm[rows=3,cols=4096,f32]")
