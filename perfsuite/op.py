@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 Sizes = Mapping[str, int]
 Scalar = int | float | bool | str
 
-ITEMSIZE = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "i64": 8, "i32": 4, "i8": 1, "u8": 1}
+ITEMSIZE = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "i64": 8, "i32": 4, "i8": 1, "u8": 1, "f8_e4m3": 1}
 # Unit roundoff (half an ulp at 1.0) of the floating types.
-ROUNDOFF = {"f64": 2.0**-53, "f32": 2.0**-24, "bf16": 2.0**-8, "f16": 2.0**-11}
+ROUNDOFF = {"f64": 2.0**-53, "f32": 2.0**-24, "bf16": 2.0**-8, "f16": 2.0**-11, "f8_e4m3": 2.0**-4}
 FILLS = ("normal", "weight", "positive", "zeros", "ones", "int8")
 
 
@@ -35,6 +35,7 @@ def torch_dtype(name: str) -> torch.dtype:
         "i32": torch.int32,
         "i8": torch.int8,
         "u8": torch.uint8,
+        "f8_e4m3": torch.float8_e4m3fn,
     }
     return table[name]
 

@@ -43,6 +43,15 @@ def masked_softmax(x: torch.Tensor, mask: torch.Tensor, *, out: torch.Tensor | N
     return answer.view(x.shape) if out is None else out
 
 
+def masked_softmax_backward(y: torch.Tensor, dy: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """The gradient of `masked_softmax` in x, from its output y[..., rows, cols] and the gradient of that."""
+    heads = (-1, *y.shape[-2:])
+    target = None if out is None else out.view(heads)
+    kernel = fastest("masked_softmax_backward")
+    answer: torch.Tensor = kernel(y.contiguous().view(heads), dy.contiguous().view(heads), out=target)
+    return answer.view(y.shape) if out is None else out
+
+
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss, lse): the mean cross-entropy of logits[..., cols] with int64 labels[...], and every row's log-sum-exp.
 
@@ -100,6 +109,36 @@ def l1_norm(
     return answer
 
 
+def scaled_layer_norm(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, layer: int, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """layer_norm(x[..., cols]) / sqrt(layer): LayerNorm Scaling, layers being counted from 1.
+
+    ValueError for a layer below 1.
+    """
+    number = _layer(layer, x)
+    answer: torch.Tensor = fastest("scaled_layer_norm")(x.contiguous(), weight, bias, number, out=out)
+    return answer
+
+
+def _layer(number: int, x: torch.Tensor) -> torch.Tensor:
+    if number < 1:
+        raise ValueError(f"layer={number}, but layers are counted from 1")
+    return torch.tensor(number, device=x.device)
+
+
+def time_layer_norm(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """LayerNorm of x[samples, rows, cols] whose weight[samples, cols] and bias[samples, cols] belong to times.
+
+    Either is s p + (1 - s) q of two learnt vectors p and q with s = sigmoid(t (w + 1) + b), t being a sample's time
+    (TD-LN of DiMR, Liu et al. 2024): a few elements, which a step computes once for all layers.
+    """
+    answer: torch.Tensor = fastest("time_layer_norm")(x.contiguous(), weight, bias, out=out)
+    return answer
+
+
 def add_layer_norm(
     x: torch.Tensor,
     residual: torch.Tensor,
@@ -136,6 +175,17 @@ def rms_norm_int8(
     return q, scale
 
 
+def rms_norm_fp8(
+    x: torch.Tensor, weight: torch.Tensor, *, out: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(q, scale): rms_norm(x[..., cols], weight) as float8_e4m3fn with a scale for each row, scale[...] in f32.
+
+    The largest magnitude of a row becomes 448. A row with NaN or infinity is NaN, and so is its scale.
+    """
+    q, scale = fastest("rms_norm_fp8")(x.contiguous(), weight, out=out)
+    return q, scale
+
+
 def layer_norm_backward(
     dy: torch.Tensor,
     x: torch.Tensor,
@@ -153,6 +203,92 @@ def rms_norm_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(dx, dweight) of rms_norm(x, weight) for the gradient dy[..., cols] of its output."""
     dx, dweight = fastest("rms_norm_backward")(dy.contiguous(), x.contiguous(), weight, out=out)
+    return dx, dweight
+
+
+def simple_rms_norm_backward(dy: torch.Tensor, x: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """The gradient of simple_rms_norm(x) for the gradient dy[..., cols] of its output."""
+    answer: torch.Tensor = fastest("simple_rms_norm_backward")(dy.contiguous(), x.contiguous(), out=out)
+    return answer
+
+
+def crms_norm_backward(dy: torch.Tensor, x: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """The gradient of crms_norm(x) for the gradient dy[..., cols] of its output."""
+    answer: torch.Tensor = fastest("crms_norm_backward")(dy.contiguous(), x.contiguous(), out=out)
+    return answer
+
+
+def l1_norm_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(dx, dweight, dbias) of l1_norm(x, weight, bias) for the gradient dy[..., cols] of its output."""
+    dx, dweight, dbias = fastest("l1_norm_backward")(dy.contiguous(), x.contiguous(), weight, out=out)
+    return dx, dweight, dbias
+
+
+def scaled_layer_norm_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    layer: int,
+    *,
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(dx, dweight, dbias) of scaled_layer_norm(x, weight, bias, layer) for the gradient dy of its output."""
+    kernel = fastest("scaled_layer_norm_backward")
+    dx, dweight, dbias = kernel(dy.contiguous(), x.contiguous(), weight, _layer(layer, x), out=out)
+    return dx, dweight, dbias
+
+
+def time_layer_norm_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(dx, dweight, dbias) of time_layer_norm(x, weight, bias) for the gradient dy[samples, rows, cols] of its output.
+
+    dweight and dbias are those of every sample, [samples, cols].
+    """
+    dx, dweight, dbias = fastest("time_layer_norm_backward")(dy.contiguous(), x.contiguous(), weight, out=out)
+    return dx, dweight, dbias
+
+
+def add_layer_norm_backward(
+    dy: torch.Tensor,
+    dh: torch.Tensor,
+    h: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(dx, dweight, dbias) of (y, h) = add_layer_norm(x, residual, weight, bias) for the gradients of y and h.
+
+    The residual's gradient is dx too.
+    """
+    kernel = fastest("add_layer_norm_backward")
+    dx, dweight, dbias = kernel(dy.contiguous(), dh.contiguous(), h.contiguous(), weight, out=out)
+    return dx, dweight, dbias
+
+
+def add_rms_norm_backward(
+    dy: torch.Tensor,
+    dh: torch.Tensor,
+    h: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    out: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(dx, dweight) of (y, h) = add_rms_norm(x, residual, weight) for the gradients of y and h.
+
+    The residual's gradient is dx too.
+    """
+    dx, dweight = fastest("add_rms_norm_backward")(dy.contiguous(), dh.contiguous(), h.contiguous(), weight, out=out)
     return dx, dweight
 
 

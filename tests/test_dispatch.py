@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -253,17 +254,60 @@ def test_norms_match_torch() -> None:
     assert torch.allclose(perfsuite.ops.simple_rms_norm(x), functional.rms_norm(x, (96,), None, eps), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
-def test_gradients_of_norms_match_autograd(name: str) -> None:
-    """Of three-dimensional tensors: dx is like them, the parameters' gradients are vectors."""
-    x, dy, *vectors = torch.randn(4, 9, 96), torch.randn(4, 9, 96), torch.randn(96), torch.randn(96)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("layer_norm", "rms_norm", "simple_rms_norm", "crms_norm", "l1_norm"),
+        *("add_layer_norm", "add_rms_norm", "scaled_layer_norm", "time_layer_norm"),
+    ],
+)
+def test_norms_and_their_gradients_match_autograd(name: str) -> None:
+    """Of three-dimensional tensors: dx is like them, the parameters' gradients are vectors, or one for each sample."""
     op = KNOWN.ops[name]
-    given = [t.requires_grad_() for t in (x, *vectors[: len(op.inputs) - 1])]
-    want = torch.autograd.grad(op.reference(*given, **dict(op.attributes)), given, dy)
+    lengths = {"samples": (4,), "cols": (96,), "rows": (9,) if "samples" in op.axes else (4, 9)}
+    shapes = {o.name: [n for axis in o.axes for n in lengths[axis]] for o in (*op.inputs, *op.outputs)}
+    tensors = {o.name: torch.randn(shapes[o.name]) for o in op.inputs if o.name != "layer"}
+    learnt = {f"d{key}": t.requires_grad_() for key, t in tensors.items()}
+    given: dict[str, Any] = {**tensors, "layer": torch.tensor(3)}
+    answer = op.reference(*[given[o.name] for o in op.inputs], **dict(op.attributes))
+    outputs = dict(zip((o.name for o in op.outputs), answer if isinstance(answer, tuple) else (answer,)))
+    above = {f"d{key}": torch.randn_like(t) for key, t in outputs.items()}
+    found = torch.autograd.grad([*outputs.values()], [*learnt.values()], [*above.values()])
+    want, known = dict(zip(learnt, found)), given | outputs | above | {"layer": 3}
+    backward = KNOWN.ops[str(op.backward)]
     with torch.no_grad():
-        got = getattr(perfsuite.ops, f"{name}_backward")(dy, x, vectors[0])
-    for have, wish in zip(got, want):
+        again = getattr(perfsuite.ops, name)(*[known[o.name] for o in op.inputs])
+        got = getattr(perfsuite.ops, backward.name)(*[known[o.name] for o in backward.inputs])
+    for have, wish in zip(again if isinstance(again, tuple) else (again,), outputs.values()):
         torch.testing.assert_close(have, wish, rtol=1e-4, atol=1e-4)
+    for operand, have in zip(backward.outputs, got if isinstance(got, tuple) else (got,)):
+        torch.testing.assert_close(have, want[operand.name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_below_the_first_is_refused() -> None:
+    with pytest.raises(ValueError, match="layer=0, but layers are counted from 1"):
+        perfsuite.ops.scaled_layer_norm(torch.ones(2, 8), torch.ones(8), torch.ones(8), 0)
+
+
+@pytest.mark.parametrize(("name", "largest"), [("rms_norm_int8", 127.0), ("rms_norm_fp8", 448.0)])
+def test_quantised_norms_are_the_norm(name: str, largest: float) -> None:
+    x, weight = torch.randn(3, 5, 96), torch.rand(96)
+    q, scale = getattr(perfsuite.ops, name)(x, weight)
+    assert (q.shape, scale.shape) == (x.shape, (3, 5))
+    wanted = perfsuite.ops.rms_norm(x, weight)
+    torch.testing.assert_close(scale, wanted.abs().amax(-1) / largest)
+    assert torch.allclose(q.float() * scale.unsqueeze(-1), wanted, rtol=0.07, atol=0.51 * float(scale.max()))
+
+
+def test_gradient_of_masked_softmax_matches_autograd() -> None:
+    x, mask, dy = torch.randn(2, 3, 5, 7), torch.randn(5, 7), torch.randn(2, 3, 5, 7)
+    x.requires_grad_()
+    y = torch.softmax(x / 8 + mask, -1)
+    (want,) = torch.autograd.grad(y, x, dy)
+    out = torch.empty_like(dy)
+    assert perfsuite.ops.masked_softmax_backward(y.detach(), dy, out=out) is out
+    torch.testing.assert_close(out, want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(perfsuite.ops.masked_softmax_backward(y.detach(), dy), want, rtol=1e-5, atol=1e-6)
 
 
 def test_workloads_and_tensors_agree() -> None:

@@ -61,6 +61,27 @@ def _rms_norm_int8(inputs: Tensors, eps: float) -> Tensors:
     return (y / scale).round().nan_to_num(0.0).to(torch.int8), scale.squeeze(-1)
 
 
+def _rms_norm_fp8(inputs: Tensors, eps: float) -> Tensors:
+    """As models write it; the cast rounds what the division left above 448 back to it."""
+    x, weight = inputs
+    y = F.rms_norm(x, weight.shape, weight, eps).float()
+    scale = (y.abs().amax(-1, keepdim=True) / 448.0).clamp_min(2.0**-9 / 448.0)
+    return (y / scale).to(torch.float8_e4m3fn), scale.squeeze(-1)
+
+
+def _scaled_layer_norm(inputs: Tensors, eps: float) -> Tensors:
+    """In f32, as the output is rounded once."""
+    *wide, layer = inputs[0].float(), inputs[1].float(), inputs[2].float(), inputs[3]
+    (y,) = _layer_norm(wide, eps)
+    return (y.mul_(layer.rsqrt()).to(inputs[0].dtype),)
+
+
+def _time_layer_norm(inputs: Tensors, eps: float) -> Tensors:
+    x, weight, bias = inputs
+    normal = F.layer_norm(x.float(), x.shape[-1:], None, None, eps)
+    return (torch.addcmul(bias.unsqueeze(1), normal, weight.unsqueeze(1)).to(x.dtype),)
+
+
 def _layer_norm_backward(inputs: Tensors, eps: float) -> Tensors:
     """Autograd's own function on f32: of 16-bit rows it gives dweight with errors beyond the op's tolerance.
 
@@ -76,11 +97,25 @@ def _layer_norm_backward(inputs: Tensors, eps: float) -> Tensors:
     return [gradient.to(inputs[0].dtype) for gradient in gradients]
 
 
-def _rms_norm_backward(inputs: Tensors, eps: float) -> Tensors:
-    """The formula: there is no function, and autograd takes as long for the steps of the forward."""
-    dy, x, weight = (t.float() for t in inputs)
-    dx, dweight = formulas.rms_norm_backward(dy, x, weight, eps)
-    return dx.to(inputs[0].dtype), dweight.to(inputs[0].dtype)
+def _add_layer_norm_backward(inputs: Tensors, eps: float) -> Tensors:
+    dy, dh, h, weight = inputs
+    dx, dweight, dbias = _layer_norm_backward([dy.float(), h, weight], eps)
+    return [gradient.to(dy.dtype) for gradient in (dx.add_(dh), dweight, dbias)]
+
+
+def _scaled_layer_norm_backward(inputs: Tensors, eps: float) -> Tensors:
+    dy, x, weight, layer = inputs
+    return [g.to(dy.dtype) for g in _layer_norm_backward([dy.float() * layer.rsqrt(), x, weight], eps)]
+
+
+def _written_out(formula: Callable[..., Any]) -> Callable[..., Tensors]:
+    """The formula in f32: there is no function, and autograd takes as long for the steps of the forward."""
+
+    def compute(inputs: Tensors, **attributes: float) -> Tensors:
+        answer = formula(*(t.float() for t in inputs), **attributes)
+        return [t.to(inputs[0].dtype) for t in (answer if isinstance(answer, tuple) else (answer,))]
+
+    return compute
 
 
 _COMPUTE: dict[str, Callable[..., Tensors]] = {
@@ -92,8 +127,18 @@ _COMPUTE: dict[str, Callable[..., Tensors]] = {
     "add_layer_norm": _add_layer_norm,
     "add_rms_norm": _add_rms_norm,
     "rms_norm_int8": _rms_norm_int8,
+    "rms_norm_fp8": _rms_norm_fp8,
+    "scaled_layer_norm": _scaled_layer_norm,
+    "time_layer_norm": _time_layer_norm,
     "layer_norm_backward": _layer_norm_backward,
-    "rms_norm_backward": _rms_norm_backward,
+    "rms_norm_backward": _written_out(formulas.rms_norm_backward),
+    "simple_rms_norm_backward": _written_out(formulas.simple_rms_norm_backward),
+    "crms_norm_backward": _written_out(formulas.crms_norm_backward),
+    "l1_norm_backward": _written_out(formulas.l1_norm_backward),
+    "add_layer_norm_backward": _add_layer_norm_backward,
+    "add_rms_norm_backward": _written_out(formulas.add_rms_norm_backward),
+    "scaled_layer_norm_backward": _scaled_layer_norm_backward,
+    "time_layer_norm_backward": _written_out(formulas.time_layer_norm_backward),
 }
 
 

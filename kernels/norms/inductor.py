@@ -60,8 +60,18 @@ _COMPUTE: dict[str, dict[str, Callable[..., None]]] = {
     "add_layer_norm": {"written_out": _written_out(formulas.add_layer_norm, 4)},
     "add_rms_norm": {"library": _add_rms_norm},
     "rms_norm_int8": {"written_out": _written_out(formulas.rms_norm_int8, 2)},
+    "rms_norm_fp8": {"written_out": _written_out(formulas.rms_norm_fp8, 2)},
+    "scaled_layer_norm": {"written_out": _written_out(formulas.scaled_layer_norm, 4)},
+    "time_layer_norm": {"written_out": _written_out(formulas.time_layer_norm, 3)},
     "layer_norm_backward": {"written_out": _written_out(formulas.layer_norm_backward, 3)},
     "rms_norm_backward": {"written_out": _written_out(formulas.rms_norm_backward, 3)},
+    "simple_rms_norm_backward": {"written_out": _written_out(formulas.simple_rms_norm_backward, 2)},
+    "crms_norm_backward": {"written_out": _written_out(formulas.crms_norm_backward, 2)},
+    "l1_norm_backward": {"written_out": _written_out(formulas.l1_norm_backward, 3)},
+    "add_layer_norm_backward": {"written_out": _written_out(formulas.add_layer_norm_backward, 4)},
+    "add_rms_norm_backward": {"written_out": _written_out(formulas.add_rms_norm_backward, 4)},
+    "scaled_layer_norm_backward": {"written_out": _written_out(formulas.scaled_layer_norm_backward, 4)},
+    "time_layer_norm_backward": {"written_out": _written_out(formulas.time_layer_norm_backward, 3)},
 }
 
 

@@ -11,12 +11,16 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 struct bf16 {
     uint16_t bits;
 };
 struct f16 {
     uint16_t bits;
+};
+struct fp8 {  // e4m3: 4 bits of exponent, 3 of mantissa, no infinity
+    uint8_t bits;
 };
 
 // How many elements a load or store touches: all, or the first `count` of a row's tail.
@@ -28,10 +32,20 @@ struct First {
 #ifdef CPU_CAPABILITY_AVX512
 
 using Floats = __m512;
+using Integers = __m512i;
 
 inline Floats broadcast(float value) { return _mm512_set1_ps(value); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline float total(Floats v) { return _mm512_reduce_add_ps(v); }
+// The sums of four vectors' elements.
+inline __m128 totals(Floats a, Floats b, Floats c, Floats d) {
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d p = _mm512_castps_pd(ab), q = _mm512_castps_pd(cd);
+    const __m512 all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(p, q)), _mm512_castpd_ps(_mm512_unpackhi_pd(p, q)));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
 
 inline __mmask16 mask(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
 inline Floats keep(Floats v, int count) { return _mm512_maskz_mov_ps(mask(count), v); }
@@ -45,14 +59,7 @@ inline void stream(float* to, Floats v) { _mm512_stream_ps(to, v); }
 inline Floats absolute(Floats v) { return _mm512_abs_ps(v); }
 inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline float largest(Floats v) { return _mm512_reduce_max_ps(v); }
-
-// To the nearest integers, half to even, which must fit in 8 bits.
-inline void store(int8_t* to, Floats v, All) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
-}
-inline void store(int8_t* to, Floats v, First n) {
-    _mm_mask_storeu_epi8(to, mask(n.count), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
-}
+inline Integers nearest(Floats v) { return _mm512_cvtps_epi32(v); }
 
 inline __m256i narrowed(Floats v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Floats load(const f16* from, All) {
@@ -68,6 +75,7 @@ inline void stream(f16* to, Floats v) { _mm256_stream_si256(reinterpret_cast<__m
 #else
 
 using Floats = __m256;
+using Integers = __m256i;
 
 inline Floats broadcast(float value) { return _mm256_set1_ps(value); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
@@ -75,6 +83,12 @@ inline float total(Floats v) {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
     return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+// The sums of four vectors' elements.
+inline __m128 totals(Floats a, Floats b, Floats c, Floats d) {
+    const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
 }
 
 inline __m256i mask(int count) {
@@ -96,17 +110,7 @@ inline float largest(Floats v) {
     return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
 }
 
-// To the nearest integers, half to even, which must fit in 8 bits.
-inline __m128i bytes(Floats v) {
-    const __m256i wide = _mm256_cvtps_epi32(v);
-    const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-    return _mm_packs_epi16(half, half);
-}
-inline void store(int8_t* to, Floats v, All) { _mm_storel_epi64(reinterpret_cast<__m128i*>(to), bytes(v)); }
-inline void store(int8_t* to, Floats v, First n) {
-    const __m128i all = bytes(v);
-    std::memcpy(to, &all, n.count);
-}
+inline Integers nearest(Floats v) { return _mm256_cvtps_epi32(v); }
 
 inline __m128i narrowed(Floats v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Floats load(const f16* from, All) {
@@ -150,6 +154,28 @@ inline V keep(V v, All) {
     return v;
 }
 
+// The bits of the nearest fp8, half to even, as signed bytes; 448 of all beyond it. Below 2^-6 the numbers lie 2^-9 apart,
+// as the floats around 2^14 do.
+inline Integers fp8_bits(Floats v) {
+    using Bits = uint32_t __attribute__((vector_size(sizeof(Floats))));
+    const Floats most = broadcast(448.0f), shifted = broadcast(0x1p14f);
+    Floats size = absolute(v);
+    size = most < size ? most : size;
+    const Bits bits = (Bits)size;
+    const Bits normal = ((bits + 0x7ffff + (bits >> 20 & 1)) >> 20) - (120 << 3);
+    Bits code = size < broadcast(0x1p-6f) ? (Bits)(size + shifted) - (Bits)shifted : normal;
+    code = code > 0x7f ? 0x7f : code;  // NaN
+    return (Integers)(code | -((Bits)v >> 31) << 7);
+}
+
+// Integers, each of which fits in a byte: the nearest, half to even, or the bits of fp8.
+template <typename Byte>
+inline Integers coded(Floats v) {
+    static_assert(std::is_same_v<Byte, int8_t> || std::is_same_v<Byte, fp8>);
+    if constexpr (std::is_same_v<Byte, fp8>) return fp8_bits(v);
+    else return nearest(v);
+}
+
 // To the nearest bf16, half to even, in the upper 16 bits: add half an ulp less the parity of the kept bit. A NaN that
 // arithmetic made of bf16 inputs has no low bits set, so nothing is carried and it stays one.
 #ifdef CPU_CAPABILITY_AVX512
@@ -180,18 +206,45 @@ inline __m512i merge(Pair v) {
 // As many bits as elements.
 inline __mmask32 elements(First n) { return static_cast<__mmask32>((1ull << n.count) - 1ull); }
 
-// An even and an odd integer to the two bytes of a word.
-inline __m256i bytes(Pair v) {
-    const __m512i even = _mm512_and_si512(_mm512_cvtps_epi32(v.even), _mm512_set1_epi32(0xff));
-    return _mm512_cvtepi32_epi16(_mm512_or_si512(even, _mm512_slli_epi32(_mm512_cvtps_epi32(v.odd), 8)));
+template <typename Byte>
+inline void store_bytes(Byte* to, Floats v, All) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(coded<Byte>(v)));
 }
-inline void store(int8_t* to, Pair v, All) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes(v)); }
-inline void store(int8_t* to, Pair v, First n) {
-    _mm256_mask_storeu_epi8(to, elements(n), bytes(v));
+template <typename Byte>
+inline void store_bytes(Byte* to, Floats v, First n) {
+    _mm_mask_storeu_epi8(to, mask(n.count), _mm512_cvtepi32_epi8(coded<Byte>(v)));
 }
 
-inline Pair load(const bf16* from, All) { return split(_mm512_loadu_si512(from)); }
-inline Pair load(const bf16* from, First n) { return split(_mm512_maskz_loadu_epi16(elements(n), from)); }
+// An even and an odd integer to the two bytes of a word.
+template <typename Byte>
+inline __m256i bytes(Pair v) {
+    const __m512i even = _mm512_and_si512(coded<Byte>(v.even), _mm512_set1_epi32(0xff));
+    return _mm512_cvtepi32_epi16(_mm512_or_si512(even, _mm512_slli_epi32(coded<Byte>(v.odd), 8)));
+}
+template <typename Byte>
+inline void store_bytes(Byte* to, Pair v, All) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes<Byte>(v));
+}
+template <typename Byte>
+inline void store_bytes(Byte* to, Pair v, First n) {
+    _mm256_mask_storeu_epi8(to, elements(n), bytes<Byte>(v));
+}
+
+inline __m512i words(const bf16* from, All) { return _mm512_loadu_si512(from); }
+inline __m512i words(const bf16* from, First n) { return _mm512_maskz_loadu_epi16(elements(n), from); }
+template <typename N>
+inline Pair load(const bf16* from, N n) {
+    return split(words(from, n));
+}
+#ifdef __AVX512BF16__
+// Adds x and x^2 to lanes of sums, of even and odd elements alike; numbers below the normal ones count as 0.
+template <typename N>
+inline void add_moments(const bf16* from, N n, Floats& first, Floats& second) {
+    const __m512bh x = (__m512bh)words(from, n), one = (__m512bh)_mm512_set1_epi16(0x3f80);
+    first = _mm512_dpbf16_ps(first, x, one);
+    second = _mm512_dpbf16_ps(second, x, x);
+}
+#endif
 inline void store(bf16* to, Pair v, All) { _mm512_storeu_si512(to, merge(v)); }
 inline void store(bf16* to, Pair v, First n) { _mm512_mask_storeu_epi16(to, elements(n), merge(v)); }
 inline void stream(bf16* to, Pair v) { _mm512_stream_si512(reinterpret_cast<__m512i*>(to), merge(v)); }
@@ -211,16 +264,31 @@ inline __m256i merge(Pair v) {
     return _mm256_blend_epi16(_mm256_srli_epi32(rounded(v.even), 16), rounded(v.odd), 0xaa);
 }
 
+template <typename Byte>
+inline __m128i bytes(Floats v) {
+    const __m256i wide = coded<Byte>(v);
+    const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    return _mm_packs_epi16(half, half);
+}
 // An even and an odd integer to the two bytes of a word.
+template <typename Byte>
 inline __m128i bytes(Pair v) {
-    const __m256i even = _mm256_and_si256(_mm256_cvtps_epi32(v.even), _mm256_set1_epi32(0xff));
-    const __m256i odd = _mm256_and_si256(_mm256_cvtps_epi32(v.odd), _mm256_set1_epi32(0xff));
+    const __m256i even = _mm256_and_si256(coded<Byte>(v.even), _mm256_set1_epi32(0xff));
+    const __m256i odd = _mm256_and_si256(coded<Byte>(v.odd), _mm256_set1_epi32(0xff));
     const __m256i both = _mm256_or_si256(even, _mm256_slli_epi32(odd, 8));
     return _mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
 }
-inline void store(int8_t* to, Pair v, All) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes(v)); }
-inline void store(int8_t* to, Pair v, First n) {
-    const __m128i all = bytes(v);
+template <typename Byte>
+inline void store_bytes(Byte* to, Floats v, All) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), bytes<Byte>(v));
+}
+template <typename Byte>
+inline void store_bytes(Byte* to, Pair v, All) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes<Byte>(v));
+}
+template <typename Byte, typename V>
+inline void store_bytes(Byte* to, V v, First n) {
+    const __m128i all = bytes<Byte>(v);
     std::memcpy(to, &all, n.count);
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from perfsuite.op import ITEMSIZE, Workload
 
-from .rows import DataFlow
+from .rows import NORMS, DataFlow
 
 
 def _tile(workload: Workload) -> tuple[int, int]:
@@ -16,20 +16,11 @@ def _tile(workload: Workload) -> tuple[int, int]:
     return rows, 4 // rows
 
 
-# What an op does to a row: divide it by a statistic, multiply by a vector, add one, add a second matrix before all that
-# and store the sum, store integers (of which a quarter of the traffic or less is not worth streaming).
+# Bytes are a quarter of the traffic or less: not worth streaming.
+_QUANTISED = {"rms_norm_int8": "int8_t", "rms_norm_fp8": "fp8"}
 FLOW = DataFlow(
     "rows.cpp",
-    {
-        "layer_norm": {"STATISTIC": "VARIANCE", "WEIGHT": 1, "BIAS": 1, "RESIDUAL": 0},
-        "rms_norm": {"STATISTIC": "MEAN_SQUARE", "WEIGHT": 1, "BIAS": 0, "RESIDUAL": 0},
-        "simple_rms_norm": {"STATISTIC": "MEAN_SQUARE", "WEIGHT": 0, "BIAS": 0, "RESIDUAL": 0},
-        "crms_norm": {"STATISTIC": "COMPRESSED", "WEIGHT": 0, "BIAS": 0, "RESIDUAL": 0},
-        "l1_norm": {"STATISTIC": "MEAN_DISTANCE", "WEIGHT": 1, "BIAS": 1, "RESIDUAL": 0},
-        "add_layer_norm": {"STATISTIC": "VARIANCE", "WEIGHT": 1, "BIAS": 1, "RESIDUAL": 1},
-        "add_rms_norm": {"STATISTIC": "MEAN_SQUARE", "WEIGHT": 1, "BIAS": 0, "RESIDUAL": 1},
-        "rms_norm_int8": {"STATISTIC": "MEAN_SQUARE", "WEIGHT": 1, "BIAS": 0, "RESIDUAL": 0, "QUANTISED": 1},
-    },
+    {**NORMS} | {name: {**NORMS["rms_norm"], "QUANTISED": 1, "BYTE": byte} for name, byte in _QUANTISED.items()},
     vectors=8,
     tile=_tile,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from perfsuite.op import Workload
 
-from .rows import DataFlow
+from .rows import NORMS, DataFlow
 
 
 def _tile(workload: Workload) -> tuple[int, int]:
@@ -21,10 +21,7 @@ def _tile(workload: Workload) -> tuple[int, int]:
 # AVX2's 16 registers hold four sums of each of two vectors, AVX-512's 32 those of four.
 FLOW = DataFlow(
     "rows_backward.cpp",
-    {
-        "layer_norm_backward": {"STATISTIC": "VARIANCE", "BIAS": 1},
-        "rms_norm_backward": {"STATISTIC": "MEAN_SQUARE", "BIAS": 0},
-    },
+    {f"{name}_backward": flow for name, flow in NORMS.items()},
     vectors=4,
     tile=_tile,
 )

@@ -1,103 +1,221 @@
-// Normalises the rows of a matrix: statistics of ROWS rows at a time, then the same rows again, from cache, to y.
+// Normalises the rows of a matrix: statistics of ROWS rows at a time, then the same rows again, from cache, to
+// y, while the statistics of the next are gathered.
 //
 // What is computed is fixed when this file is compiled: T is the type in memory, STATISTIC what a row is divided by,
-// RESIDUAL adds a matrix first and stores the sum, WEIGHT multiplies by a vector, BIAS adds one, QUANTISED stores 8-bit
-// integers and a scale for each row. So are the ROWS, and the VECTORS of each, that go together. Whether to stream and
-// where to prefetch is chosen by `choose`.
+// RESIDUAL adds a matrix first and stores the sum, WEIGHT multiplies by a vector, BIAS adds one, SCALED divides all that
+// by the root of the layer's number, QUANTISED stores BYTEs (int8_t or fp8) and a scale for each row. So are the ROWS, and
+// the VECTORS of each, that go together. Whether to stream and where to prefetch is chosen by `choose`.
 
+#include <cstdlib>
+
+#include "blocks.h"
 #include "statistics.h"
 
 #ifndef QUANTISED
 #define QUANTISED 0
+#define BYTE int8_t
 #endif
 
-// Where the operands are in the op's order: x, [residual,] [weight,] [bias,] y [, scale] [, h].
-constexpr int RESIDUAL_AT = 1, WEIGHT_AT = 1 + RESIDUAL, BIAS_AT = WEIGHT_AT + WEIGHT;
-constexpr int Y_AT = BIAS_AT + BIAS, SCALE_AT = Y_AT + 1, H_AT = SCALE_AT + QUANTISED, OPERANDS = H_AT + RESIDUAL;
+// Where the operands are in the op's order: x, [residual,] [weight,] [bias,] [layer,] y [, scale] [, h].
+constexpr int RESIDUAL_AT = 1, WEIGHT_AT = 1 + RESIDUAL, BIAS_AT = WEIGHT_AT + WEIGHT, LAYER_AT = BIAS_AT + BIAS;
+constexpr int Y_AT = LAYER_AT + SCALED, SCALE_AT = Y_AT + 1, H_AT = SCALE_AT + QUANTISED, OPERANDS = H_AT + RESIDUAL;
 using Operands = T* const (&)[OPERANDS];
 
-// The largest magnitude of a row as the scale of its integers, the smallest being one f32 rounding of 1; NaN stays.
+// The largest number that a BYTE holds, and the smallest scale of a row: one f32 rounding of 1 for integers, for fp8 what
+// makes a row's peak the least number.
+constexpr bool INTEGERS = std::is_same_v<BYTE, int8_t>;
+constexpr float LARGEST = INTEGERS ? 127.0f : 448.0f, LEAST_SCALE = INTEGERS ? 0x1p-23f : 0x1p-9f / 448.0f;
+
+// From the largest magnitude of a row; NaN stays.
 inline float scale_of(float peak) {
-    const float scale = peak / 127.0f;
-    return scale < 0x1p-23f ? 0x1p-23f : scale;
+    const float scale = peak / LARGEST;
+    return scale < LEAST_SCALE ? LEAST_SCALE : scale;
 }
 
-// COUNT rows from `row` on: they share the loads of weight and bias.
-template <bool STREAM, int PREFETCH, int COUNT>
-[[gnu::always_inline]] inline void block(const Plan& plan, Operands at, int64_t row) {
-    const int64_t cols = plan.cols;
-    const auto place = [&](int r, int64_t j) { return (row + r) * cols + j; };
-    const auto value = [&](int r, int64_t j, auto n) {
-        Vector x = load(at[0] + place(r, j), n);
-        if constexpr (RESIDUAL) x = x + load(at[RESIDUAL_AT] + place(r, j), n);
+// bf16 is summed by instructions that take it as it is.
+#ifdef __AVX512BF16__
+constexpr bool DOT = std::is_same_v<T, bf16> && STATISTIC != MEAN_DISTANCE && !RESIDUAL && !QUANTISED;
+#else
+constexpr bool DOT = false;
+#endif
+using Sum = decltype([] {
+    if constexpr (DOT) return Floats{};
+    else return Vector{};
+}());
+
+// The operands of rows of one group, which share a weight and a bias.
+struct Rows {
+    Plan plan;
+    T* at[OPERANDS];
+    const T *weights, *biases;
+    Floats gain{};
+
+    Rows(const Plan& plan, Operands operands, int64_t row)
+        : plan(plan), weights(plan.vector(operands[WEIGHT_AT], row)), biases(plan.vector(operands[BIAS_AT], row)) {
+        for (int i = 0; i < OPERANDS; ++i) at[i] = operands[i];
+        if constexpr (SCALED) gain = gain_of(at[LAYER_AT]);
+    }
+    template <typename N>
+    [[gnu::always_inline]] Vector value(int64_t place, N n) const {
+        Vector x = load(at[0] + place, n);
+        if constexpr (RESIDUAL) x = x + load(at[RESIDUAL_AT] + place, n);
         return x;
-    };
-    Floats shift[COUNT] = {};
-    find_shifts(shift, plan.lead, value);
+    }
+    template <int LEVEL>
+    [[gnu::always_inline]] void prefetch(int64_t row, int64_t j) const {
+        fetch<LEVEL>(at[0] + row * plan.cols + j);
+        if constexpr (RESIDUAL) fetch<LEVEL>(at[RESIDUAL_AT] + row * plan.cols + j);
+    }
+};
 
-    Vector first[COUNT][VECTORS] = {}, second[COUNT][VECTORS] = {};
+// Sums over some columns of COUNT rows, each in as many parts as a sweep has VECTORS.
+template <int COUNT>
+struct RowMoments {
+    Sum first[COUNT][VECTORS] = {}, second[COUNT][VECTORS] = {};
     Vector peak[COUNT][VECTORS] = {};
-    sweep(cols, [&](auto v, int64_t j, auto n) {
+
+    template <typename V, typename N>
+    [[gnu::always_inline]] void gather(const Rows& rows, int64_t row, V v, int64_t j, N n) {
         Vector weight{};
-        if constexpr (QUANTISED) weight = load(at[WEIGHT_AT] + j, n);
+        if constexpr (QUANTISED) weight = load(rows.weights + j, n);
         times<COUNT>([&](auto r) {
-            Vector d = value(r, j, n);
-            if constexpr (CENTRED) d = keep(d - shift[r], n);
-            if constexpr (STATISTIC != MEAN_SQUARE) first[r][v] = first[r][v] + d;
-            if constexpr (STATISTIC == MEAN_DISTANCE) second[r][v] = second[r][v] + absolute(d);
-            else second[r][v] = fma(d, d, second[r][v]);
-            if constexpr (QUANTISED) peak[r][v] = larger(absolute(d * weight), peak[r][v]);
+            const int64_t place = (row + r) * rows.plan.cols + j;
+            if constexpr (DOT) {
+                add_moments(rows.at[0] + place, n, first[r][v], second[r][v]);
+            } else {
+                const Vector x = rows.value(place, n);
+                if constexpr (STATISTIC != MEAN_SQUARE) first[r][v] = first[r][v] + x;
+                if constexpr (STATISTIC != MEAN_DISTANCE) second[r][v] = fma(x, x, second[r][v]);
+                if constexpr (QUANTISED) peak[r][v] = larger(absolute(x * weight), peak[r][v]);
+            }
         });
-    });
+    }
+};
 
-    Floats scale[COUNT], offset[COUNT];
-    times<COUNT>([&](auto r) {
-        Map map = map_of(sum_of(first[r]), sum_of(second[r]), plan);
-        if constexpr (QUANTISED) {
-            for (int v = 1; v < VECTORS; ++v) peak[r][0] = larger(peak[r][v], peak[r][0]);
-            const float unit = scale_of(largest(peak[r][0]) * map.scale);
-            reinterpret_cast<float*>(at[SCALE_AT])[row + r] = unit;
-            map.scale /= unit;
+struct RowTotals {
+    Quad first{}, second{}, peak{};
+
+    template <int COUNT>
+    [[gnu::always_inline]] void add(const RowMoments<COUNT>& moments) {
+        RowTotals more{sums(moments.first), sums(moments.second)};
+        if constexpr (QUANTISED)
+            for (int r = 0; r < COUNT; ++r) {
+                Vector peak = moments.peak[r][0];
+                for (int v = 1; v < VECTORS; ++v) peak = larger(moments.peak[r][v], peak);
+                more.peak[r] = largest(peak);
+            }
+        add(more);
+    }
+    void add(const RowTotals& more) {
+        first += more.first;
+        second += more.second;
+        peak = more.peak > peak ? more.peak : peak;
+    }
+};
+
+// The map of a row from sums around its mean.
+[[gnu::noinline]] Map careful(const Rows& rows, int64_t row, float mean) {
+    Quad first{}, second{};
+    for (int64_t begin = 0, cols = rows.plan.cols; begin < cols; begin += SPAN) {
+        Vector near[1][VECTORS] = {}, far[1][VECTORS] = {};
+        sweep(begin, span_end(begin, cols), [&](auto v, int64_t j, auto n) {
+            gather(near[0][v], far[0][v], keep(rows.value(row * cols + j, n) - broadcast(mean), n));
+        });
+        first += sums(near);
+        second += sums(far);
+    }
+    return map_of(first, second, rows.plan);
+}
+
+// y = (x - shift) scale + offset, before the weights; shifted are only rows that are hard.
+template <int COUNT>
+struct RowLines {
+    using Moments = RowMoments<COUNT>;
+    using Totals = RowTotals;
+    Floats shift[COUNT] = {}, scale[COUNT], offset[COUNT];
+
+    RowLines(const Rows& rows, const Totals& totals, int64_t row) {
+        Map map = map_of(totals.first, totals.second, rows.plan);
+        if (const int hard = hard_rows<COUNT>(map, rows.plan.eps); hard != 0) [[unlikely]]
+            for (int r = 0; r < COUNT; ++r) {
+                if (!(hard >> r & 1)) continue;
+                const float mean = totals.first[r] / static_cast<float>(rows.plan.cols);
+                const Map again = careful(rows, row + r, mean);
+                shift[r] = broadcast(mean);
+                map.scale[r] = again.scale[0];
+                map.offset[r] = again.offset[0];
+            }
+        if constexpr (QUANTISED)
+            for (int r = 0; r < COUNT; ++r) {
+                const float unit = scale_of(totals.peak[r] * map.scale[r]);
+                reinterpret_cast<float*>(rows.at[SCALE_AT])[row + r] = unit;
+                map.scale[r] /= unit;
+            }
+        for (int r = 0; r < COUNT; ++r) {
+            scale[r] = broadcast(map.scale[r]);
+            offset[r] = broadcast(map.offset[r]);
         }
-        scale[r] = broadcast(map.scale);
-        offset[r] = broadcast(map.offset);
-    });
+    }
 
-    sweep(cols, [&](auto, int64_t j, auto n) {
+    template <bool STREAM, typename N>
+    [[gnu::always_inline]] void write(const Rows& rows, int64_t row, int64_t j, N n) const {
         Vector weight{}, bias{};
-        if constexpr (WEIGHT) weight = load(at[WEIGHT_AT] + j, n);
-        if constexpr (BIAS) bias = load(at[BIAS_AT] + j, n);
+        if constexpr (WEIGHT) weight = load(rows.weights + j, n);
+        if constexpr (BIAS) bias = load(rows.biases + j, n);
+        if constexpr (SCALED) weight = weight * rows.gain;
+        if constexpr (SCALED) bias = bias * rows.gain;
         times<COUNT>([&](auto r) {
-            fetch<PREFETCH>(at[0] + place(r + COUNT, j));
-            if constexpr (RESIDUAL) fetch<PREFETCH>(at[RESIDUAL_AT] + place(r + COUNT, j));
-            const Vector x = value(r, j, n);
-            if constexpr (RESIDUAL) put<STREAM>(at[H_AT] + place(r, j), x, n);
+            const int64_t place = (row + r) * rows.plan.cols + j;
+            const Vector x = rows.value(place, n);
+            if constexpr (RESIDUAL) put<STREAM>(rows.at[H_AT] + place, x, n);
             Vector y;
             if constexpr (CENTRED) y = fma(x - shift[r], scale[r], offset[r]);
             else y = x * scale[r];
             if constexpr (BIAS) y = fma(y, weight, bias);
             else if constexpr (WEIGHT) y = y * weight;
-            if constexpr (QUANTISED) store(reinterpret_cast<int8_t*>(at[Y_AT]) + place(r, j), y, n);
-            else put<STREAM>(at[Y_AT] + place(r, j), y, n);
+            if constexpr (QUANTISED) store_bytes(reinterpret_cast<BYTE*>(rows.at[Y_AT]) + place, y, n);
+            else put<STREAM>(rows.at[Y_AT] + place, y, n);
         });
-    });
-    if constexpr (QUANTISED)
-        times<COUNT>([&](auto r) {
-            // A row with NaN or infinity, which has the scale NaN.
-            if (const float unit = reinterpret_cast<float*>(at[SCALE_AT])[row + r]; unit != unit)
-                std::memset(reinterpret_cast<int8_t*>(at[Y_AT]) + place(r, 0), 0, cols);
-        });
-}
+    }
 
-// The rows that are left; compiled once for all ways to store and to prefetch.
-[[gnu::noinline]] void single(const Plan& plan, Operands at, int64_t row, int64_t end) {
-    for (; row < end; ++row) block<false, 0, 1>(plan, at, row);
-}
+    void end(const Rows& rows, int64_t row, int64_t begin, int64_t end) const {
+        if constexpr (QUANTISED && INTEGERS)
+            for (int r = 0; r < COUNT; ++r)
+                // A row with NaN or infinity, which has the scale NaN.
+                if (const float unit = reinterpret_cast<float*>(rows.at[SCALE_AT])[row + r]; unit != unit)
+                    std::memset(reinterpret_cast<int8_t*>(rows.at[Y_AT]) + (row + r) * rows.plan.cols + begin, 0, end - begin);
+    }
+};
 
 template <bool STREAM, int PREFETCH>
 void range(const Plan& plan, Operands at, int64_t row, int64_t end) {
-    for (; row + ROWS <= end; row += ROWS) block<STREAM, PREFETCH, ROWS>(plan, at, row);
-    if (row < end) single(plan, at, row, end);
+    while (row < end) {
+        const int64_t next = (row / plan.group() + 1) * plan.group(), stop = next < end ? next : end;
+        all_blocks<STREAM, PREFETCH, RowLines>(Rows(plan, at, row), row, stop);
+        row = stop;
+    }
+    if constexpr (STREAM) _mm_sfence();
+}
+
+// Every row, thread `me` of `team` having some of its spans. The shares of two successive rows live apart, so that none
+// is overwritten that another thread still reads.
+template <bool STREAM>
+[[gnu::noinline]] void split(const Plan& plan, Operands at, RowTotals* shares, int64_t me, int64_t team) {
+    const int64_t cols = plan.cols, count = (cols + SPAN - 1) / SPAN;
+    const int64_t from = count * me / team, to = count * (me + 1) / team, end = to * SPAN < cols ? to * SPAN : cols;
+    for (int64_t row = 0; row < plan.rows; ++row) {
+        const Rows rows(plan, at, row);
+        RowTotals* const of_row = shares + row % 2 * count;
+        for (int64_t k = from; k < to; ++k) {
+            of_row[k] = {};
+            add_span<RowLines<1>>(of_row[k], rows, row, k * SPAN, span_end(k * SPAN, cols));
+        }
+#pragma omp barrier
+        RowTotals totals;
+        for (int64_t k = 0; k < count; ++k) totals.add(of_row[k]);
+        const RowLines<1> lines(rows, totals, row);
+        if (from < to) write_lines<STREAM>(rows, lines, row, from * SPAN, end);
+    }
     if constexpr (STREAM) _mm_sfence();
 }
 
@@ -107,14 +225,19 @@ void all(const Plan* plan, Pointers... operands) {
     if constexpr (STREAM)
         if (!starts_lines(at[Y_AT], plan->cols) || (RESIDUAL && !starts_lines(at[OPERANDS - 1], plan->cols)))
             return all<false, PREFETCH>(plan, operands...);
-    const int64_t rows = plan->rows;
-    const int threads = threads_for(rows * plan->cols, rows);
+    const int64_t rows = plan->rows, count = (plan->cols + SPAN - 1) / SPAN;
+    const int threads = threads_for(rows * plan->cols, rows * count);
     if (threads == 1) return range<STREAM, PREFETCH>(*plan, at, 0, rows);
+    // Where rows are fewer than threads, all share each, if that takes less time than a row does.
+    const bool shared = rows < threads && rows * ((count + threads - 1) / threads) < count;
+    RowTotals* const shares = shared ? static_cast<RowTotals*>(std::aligned_alloc(64, 2 * count * 64)) : nullptr;
 #pragma omp parallel num_threads(threads)
     {
         const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
-        range<STREAM, PREFETCH>(*plan, at, rows * me / team, rows * (me + 1) / team);
+        if (shares) split<STREAM>(*plan, at, shares, me, team);
+        else range<STREAM, PREFETCH>(*plan, at, rows * me / team, rows * (me + 1) / team);
     }
+    std::free(shares);
 }
 
 using Normalise = Entry<Plan, OPERANDS>;

@@ -20,9 +20,21 @@ _PREFETCH = ("none", "L1", "L2")
 # Mapped, it costs a call half of what a comprehension does.
 _ADDRESS = torch.Tensor.data_ptr
 _LINE = 64  # bytes of a cache line, and of the widest streaming store
-# Elements whose mean is the shift of a row's statistics. If they all are outliers, the variance's relative error grows
-# by cols/_LEAD: 64 times an f32 rounding at 4096 columns, still within the tolerance.
-_LEAD = 64
+# What an op does to a row: divide it by a statistic, multiply by a vector, add one, add a second matrix before all that
+# and store the sum, scale the answer by the layer. Groups of rows with vectors of their own are the plan's.
+_LAYER: Mapping[str, int | str] = {"STATISTIC": "VARIANCE", "WEIGHT": 1, "BIAS": 1, "RESIDUAL": 0}
+_RMS: Mapping[str, int | str] = {"STATISTIC": "MEAN_SQUARE", "WEIGHT": 1, "BIAS": 0, "RESIDUAL": 0}
+NORMS: Mapping[str, Mapping[str, int | str]] = {
+    "layer_norm": _LAYER,
+    "rms_norm": _RMS,
+    "simple_rms_norm": {**_RMS, "WEIGHT": 0},
+    "crms_norm": {**_RMS, "STATISTIC": "COMPRESSED", "WEIGHT": 0},
+    "l1_norm": {**_LAYER, "STATISTIC": "MEAN_DISTANCE"},
+    "add_layer_norm": {**_LAYER, "RESIDUAL": 1},
+    "add_rms_norm": {**_RMS, "RESIDUAL": 1},
+    "scaled_layer_norm": {**_LAYER, "SCALED": 1},
+    "time_layer_norm": _LAYER,
+}
 
 
 class _Plan(ctypes.Structure):
@@ -31,7 +43,7 @@ class _Plan(ctypes.Structure):
     _fields_ = (
         ("rows", ctypes.c_int64),
         ("cols", ctypes.c_int64),
-        ("lead", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
         ("eps", ctypes.c_float),
         ("kappa", ctypes.c_float),
     )
@@ -56,31 +68,25 @@ class DataFlow:
             build=self.build,
             space=self.space,
             supports=supports,
-            sources=(self.source, "statistics.h", "sweep.h", "lanes.h"),
+            sources=(self.source, "blocks.h", "statistics.h", "sweep.h", "lanes.h"),
         )
 
     def space(self, workload: Workload, machine: Machine) -> Space:
         """`rows` at a time share the loads of the weights; `vectors` per iteration are accumulators of one row.
 
-        `shift`, for ops that divide by the variance's root, is what the statistics are taken around: the mean of the
-        whole row costs a sweep more than that of its start. `stream` writes past the caches. `prefetch` is the cache
-        that the next rows are fetched to while these are written.
+        `stream` writes past the caches. `prefetch` is the cache that the rows after the next ones are fetched to.
         """
         isas = [isa for isa in _ISAS if isa in machine.isa and (isa != "avx512_bf16" or workload.dtype == "bf16")]
         row_bytes = workload["cols"] * ITEMSIZE[workload.dtype]
         lines = row_bytes % _LINE == 0 and "QUANTISED" not in self.flows[workload.op]
         streams = (False, True) if lines else (False,)
-        # A mean distance, unlike a variance, cannot be corrected for its shift.
-        shifted = self.flows[workload.op]["STATISTIC"] == "VARIANCE" and workload["cols"] > _LEAD
-        shifts = ("start", "row") if shifted else ("row",)
         rows, vectors = self.tile(workload)
         # Streaming stores gained nothing at 8 MiB (four times L2), and 1.6 times at 128 MiB.
         default = Config.of(
             isa=isas[-1],
             rows=rows,
             vectors=vectors,
-            shift=shifts[0],
-            stream=streams[-1] and workload["rows"] * row_bytes > 8 * machine.cache("L2") > 0,
+            stream=streams[-1] and _groups(workload) * workload["rows"] * row_bytes > 8 * machine.cache("L2") > 0,
             prefetch="L1" if row_bytes <= 8192 else "L2",
         )
         return Space(
@@ -88,7 +94,6 @@ class DataFlow:
                 Dimension("isa", tuple(isas), Scale.CATEGORICAL),
                 Dimension("rows", (1, 2, 4), Scale.POWERS),
                 Dimension("vectors", (1, 2, 4), Scale.POWERS),
-                Dimension("shift", shifts, Scale.CATEGORICAL),
                 Dimension("stream", streams),
                 Dimension("prefetch", _PREFETCH, Scale.CATEGORICAL),
             ),
@@ -98,8 +103,8 @@ class DataFlow:
 
     def build(self, op: Op, workload: Workload, config: Config) -> Run:
         cols, attributes = workload["cols"], dict(op.attributes)
-        lead = cols if config["shift"] == "row" else min(cols, _LEAD)
-        plan = _Plan(workload["rows"], cols, lead, attributes["eps"], attributes.get("kappa", 1.0))
+        groups = _groups(workload)
+        plan = _Plan(groups * workload["rows"], cols, groups, attributes["eps"], attributes.get("kappa", 1.0))
         plan_address, call = ctypes.byref(plan), self._chosen(op, workload, config)
 
         def run(inputs: Tensors, outputs: Tensors) -> Tensors:
@@ -117,6 +122,11 @@ class DataFlow:
         operands = len(op.inputs) + len(op.outputs)
         entry = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (1 + operands))
         return entry(library.choose(config["stream"], _PREFETCH.index(config["prefetch"])))
+
+
+def _groups(workload: Workload) -> int:
+    """How many times so many rows there are, each with parameters of their own."""
+    return dict(workload.sizes).get("samples", 1)
 
 
 def supports(workload: Workload, machine: Machine) -> str | None:

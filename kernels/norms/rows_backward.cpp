@@ -1,30 +1,35 @@
 // Gradients of a row norm y = weight (x - mean) r [+ bias], the statistics computed anew: of ROWS rows at a time the
 // statistics and what the chain rule needs, in one sweep, then the same rows again, from cache, to dx.
 //
-// With g = dy weight and n = (x - mean) r: dx = r (g - mean(g) - n mean(g n)), without mean(g) where no mean is
-// subtracted; dweight and dbias are the sums of dy n and of dy over the rows. The rows are cut into parts that depend on
-// their number alone; each part has sums of its own, added in the order of the parts: the same bits for any number of
-// threads. What is fixed when this file is compiled is as in rows.cpp; BIAS here means that dbias is wanted.
+// dx = g scale + u bend + level, with g = dy weight and the Chain of a row; RESIDUAL adds dh, the gradient of
+// the sum that was normalised. dweight and dbias are the sums of dy n and of dy over the rows, n being the normalised
+// row. The rows of a group, which have a weight of their own, are cut into parts that depend on their number alone; each
+// part has sums of its own, added in the order of the parts: the same bits for any number of threads. What is fixed when
+// this file is compiled is as in rows.cpp; BIAS here means that dbias is wanted.
 
 #include <cstdlib>
 
+#include "blocks.h"
 #include "statistics.h"
 
-constexpr int DY_AT = 0, X_AT = 1, WEIGHT_AT = 2, DX_AT = 3, DWEIGHT_AT = 4, DBIAS_AT = 5, OPERANDS = 5 + BIAS;
+// Where the operands are in the op's order: dy, [dh,] x, [weight,] [layer,] dx, [dweight,] [dbias].
+constexpr int DY_AT = 0, DH_AT = 1, X_AT = 1 + RESIDUAL, WEIGHT_AT = X_AT + 1, LAYER_AT = WEIGHT_AT + WEIGHT;
+constexpr int DX_AT = LAYER_AT + SCALED, SUMS_AT = DX_AT + 1, KINDS = WEIGHT + BIAS, OPERANDS = SUMS_AT + KINDS;
 using Operands = T* const (&)[OPERANDS];
 
 // A part's sums are loaded and stored once for ROWS rows, and written to memory once for a part. Of 64 parts, 32 threads
 // and fewer get even shares; those of 32 rows and more cost 4 % of the traffic.
 struct Parts {
-    int64_t rows, count, pitch;  // rows of a part, parts, floats of a part's sums of one kind
+    int64_t rows, of_group, count, pitch;  // rows of a part, parts of a group and in all, floats of sums of one kind
 
     explicit Parts(const Plan& plan) {
         rows = (plan.rows + 63) / 64;
         rows = rows < 32 ? 32 : (rows + 3) / 4 * 4;
-        count = plan.rows ? (plan.rows + rows - 1) / rows : 1;
+        of_group = plan.rows ? (plan.group() + rows - 1) / rows : 1;
+        count = of_group * plan.groups;
         pitch = (plan.cols + 31) / 32 * 32;
     }
-    int64_t floats() const { return pitch * (1 + BIAS); }
+    int64_t floats() const { return pitch * KINDS; }
 };
 
 // Sums are kept in the order of the lanes, which only the last store undoes.
@@ -36,102 +41,204 @@ inline void set(float* to, Pair v) {
     store(to + WIDTH / 2, v.odd, All{});
 }
 
-// COUNT rows from `row` on; what they add to dweight goes to `sums`, to dbias to `sums + pitch`.
-template <bool STREAM, int PREFETCH, int COUNT>
-[[gnu::always_inline]] inline void block(const Plan& plan, Operands at, int64_t row, float* sums, int64_t pitch) {
-    const int64_t cols = plan.cols;
-    const auto place = [&](int r, int64_t j) { return (row + r) * cols + j; };
-    const auto value = [&](int r, int64_t j, auto n) { return load(at[X_AT] + place(r, j), n); };
-    Floats shift[COUNT] = {};
-    find_shifts(shift, plan.lead, value);
+// 1, -1, and 0 of zero and NaN.
+inline Floats sign(Floats v) {
+    const Floats zero{}, one = broadcast(1.0f);
+    return (v > zero ? one : zero) - (v < zero ? one : zero);
+}
+inline Pair sign(Pair v) { return {sign(v.even), sign(v.odd)}; }
 
+// The operands of rows of one group; what they add to dweight goes to `sums`, to dbias to `sums + pitch`.
+struct Rows {
+    Plan plan;
+    T* at[OPERANDS];
+    const T* weights;
+    float* sums;
+    int64_t pitch;
+    Floats gain{};
+
+    Rows(const Plan& plan, Operands operands, int64_t row, float* sums, int64_t pitch)
+        : plan(plan), weights(plan.vector(operands[WEIGHT_AT], row)), sums(sums), pitch(pitch) {
+        for (int i = 0; i < OPERANDS; ++i) at[i] = operands[i];
+        if constexpr (SCALED) gain = gain_of(at[LAYER_AT]);
+    }
+    template <typename N>
+    [[gnu::always_inline]] Vector gradient(int64_t place, N n) const {
+        Vector dy = load(at[DY_AT] + place, n);
+        if constexpr (SCALED) dy = dy * gain;
+        return dy;
+    }
+    template <int LEVEL>
+    [[gnu::always_inline]] void prefetch(int64_t row, int64_t j) const {
+        fetch<LEVEL>(at[X_AT] + row * plan.cols + j);
+        fetch<LEVEL>(at[DY_AT] + row * plan.cols + j);
+    }
+};
+
+// Sums over some columns of COUNT rows of x, x^2, g and g x; or all of x - mean, and of its signs.
+template <int COUNT>
+struct GradientMoments {
     Vector first[COUNT][VECTORS] = {}, second[COUNT][VECTORS] = {};
-    Vector slope[COUNT][VECTORS] = {}, product[COUNT][VECTORS] = {};  // of g, of g (x - shift)
-    sweep(cols, [&](auto v, int64_t j, auto n) {
-        const Vector weight = load(at[WEIGHT_AT] + j, n);
+    Vector slope[COUNT][VECTORS] = {}, product[COUNT][VECTORS] = {}, signs[COUNT][VECTORS] = {};
+
+    template <typename V, typename N>
+    [[gnu::always_inline]] void gather(const Rows& rows, int64_t row, V v, int64_t j, N n) {
+        Vector weight{};
+        if constexpr (WEIGHT) weight = load(rows.weights + j, n);
         times<COUNT>([&](auto r) {
-            fetch<PREFETCH>(at[X_AT] + place(r + COUNT, j));
-            Vector d = value(r, j, n);
-            const Vector g = load(at[DY_AT] + place(r, j), n) * weight;
-            if constexpr (CENTRED) {
-                d = keep(d - shift[r], n);
-                first[r][v] = first[r][v] + d;
-                slope[r][v] = slope[r][v] + g;
-            }
-            second[r][v] = fma(d, d, second[r][v]);
-            product[r][v] = fma(g, d, product[r][v]);
+            const int64_t place = (row + r) * rows.plan.cols + j;
+            const Vector x = load(rows.at[X_AT] + place, n);
+            if constexpr (STATISTIC != MEAN_SQUARE) first[r][v] = first[r][v] + x;
+            if constexpr (STATISTIC == MEAN_DISTANCE) return;
+            Vector g = rows.gradient(place, n);
+            if constexpr (WEIGHT) g = g * weight;
+            if constexpr (CENTRED) slope[r][v] = slope[r][v] + g;
+            second[r][v] = fma(x, x, second[r][v]);
+            product[r][v] = fma(g, x, product[r][v]);
         });
-    });
+    }
+    template <typename V, typename N>
+    [[gnu::always_inline]] void gather_around(Floats mean, const Rows& rows, int64_t row, V v, int64_t j, N n) {
+        const int64_t place = row * rows.plan.cols + j;
+        const Vector d = keep(load(rows.at[X_AT] + place, n) - mean, n);
+        Vector g = rows.gradient(place, n);
+        if constexpr (WEIGHT) g = g * load(rows.weights + j, n);
+        ::gather(first[0][v], second[0][v], d);
+        slope[0][v] = slope[0][v] + g;
+        product[0][v] = fma(g, d, product[0][v]);
+        if constexpr (STATISTIC == MEAN_DISTANCE) signs[0][v] = signs[0][v] + sign(d);
+    }
+};
 
-    // n = (x - shift) scale + offset, dx = g scale + (x - shift) bend + level.
-    Floats scale[COUNT], offset[COUNT], bend[COUNT], level[COUNT];
-    const float share = 1.0f / static_cast<float>(cols);
-    times<COUNT>([&](auto r) {
-        const Map map = map_of(sum_of(first[r]), sum_of(second[r]), plan);
-        const float sum = CENTRED ? sum_of(slope[r]) : 0.0f;
-        const float along = (sum_of(product[r]) * map.scale + sum * map.offset) * share;
-        scale[r] = broadcast(map.scale);
-        offset[r] = broadcast(map.offset);
-        bend[r] = broadcast(-map.scale * map.scale * along);
-        level[r] = broadcast(-map.scale * (sum * share + map.offset * along));
-    });
+struct GradientTotals {
+    Quad first{}, second{}, slope{}, product{}, signs{};
 
-    sweep(cols, [&](auto, int64_t j, auto n) {
-        const Vector weight = load(at[WEIGHT_AT] + j, n);
-        Vector dweight, dbias;
-        get(sums + j, dweight);
-        if constexpr (BIAS) get(sums + pitch + j, dbias);
-        times<COUNT>([&](auto r) {
-            fetch<PREFETCH>(at[DY_AT] + place(r + COUNT, j));
-            const Vector dy = load(at[DY_AT] + place(r, j), n);
-            Vector d = value(r, j, n), normal, rest;
-            if constexpr (CENTRED) {
-                d = d - shift[r];
-                normal = fma(d, scale[r], offset[r]);
-                rest = fma(d, bend[r], level[r]);
-            } else {
-                normal = d * scale[r];
-                rest = d * bend[r];
+    template <int COUNT>
+    [[gnu::always_inline]] void add(const GradientMoments<COUNT>& moments) {
+        first += sums(moments.first);
+        second += sums(moments.second);
+        slope += sums(moments.slope);
+        product += sums(moments.product);
+        if constexpr (STATISTIC == MEAN_DISTANCE) signs += sums(moments.signs);
+    }
+};
+
+// Rows are normalised to u scale + offset, and dx = g scale + u bend + level, with the u = x - shift that the sums are of;
+// in u bend, its sign where a row is divided by its mean distance.
+struct Chain {
+    Quad scale, offset, bend, level;
+
+    Chain(const GradientTotals& totals, const Plan& plan) {
+        const Map map = map_of(totals.first, totals.second, plan);
+        const float share = 1.0f / static_cast<float>(plan.cols);
+        scale = map.scale;
+        offset = map.offset;
+        if constexpr (STATISTIC == COMPRESSED) {
+            bend = -scale * scale * scale * totals.product / static_cast<float>(plan.cols + 1);
+            level = bend * totals.first;
+            return;
+        }
+        const Quad along = (totals.product * scale + totals.slope * offset) * share;  // mean(g n)
+        if constexpr (STATISTIC == MEAN_DISTANCE) {
+            bend = -plan.kappa * scale * along;
+            level = -(scale * totals.slope + bend * totals.signs) * share;
+        } else {
+            bend = -scale * scale * along;
+            level = -scale * (totals.slope * share + offset * along);
+        }
+    }
+};
+
+// The chain of a row from sums around its mean.
+[[gnu::noinline]] Chain careful(const Rows& rows, int64_t row, float mean) {
+    GradientTotals totals;
+    for (int64_t begin = 0, cols = rows.plan.cols; begin < cols; begin += SPAN) {
+        GradientMoments<1> moments;
+        sweep(begin, span_end(begin, cols), [&](auto v, int64_t j, auto n) {
+            moments.gather_around(broadcast(mean), rows, row, v, j, n);
+        });
+        totals.add(moments);
+    }
+    return {totals, rows.plan};
+}
+
+template <int COUNT>
+struct GradientLines {
+    using Moments = GradientMoments<COUNT>;
+    using Totals = GradientTotals;
+    Floats shift[COUNT] = {}, scale[COUNT], offset[COUNT], bend[COUNT], level[COUNT];
+
+    GradientLines(const Rows& rows, const Totals& totals, int64_t row) {
+        const Chain chain(totals, rows.plan);
+        for (int r = 0; r < COUNT; ++r) set(r, chain, r);
+        if (const int hard = hard_rows<COUNT>({chain.scale, chain.offset}, rows.plan.eps); hard != 0) [[unlikely]]
+            for (int r = 0; r < COUNT; ++r) {
+                if (!(hard >> r & 1)) continue;
+                const float mean = totals.first[r] / static_cast<float>(rows.plan.cols);
+                shift[r] = broadcast(mean);
+                set(r, careful(rows, row + r, mean), 0);
             }
-            put<STREAM>(at[DX_AT] + place(r, j), fma(dy * weight, scale[r], rest), n);
-            dweight = fma(dy, normal, dweight);
+    }
+    void set(int r, const Chain& chain, int lane) {
+        scale[r] = broadcast(chain.scale[lane]);
+        offset[r] = broadcast(chain.offset[lane]);
+        bend[r] = broadcast(chain.bend[lane]);
+        level[r] = broadcast(chain.level[lane]);
+    }
+
+    template <bool STREAM, typename N>
+    [[gnu::always_inline]] void write(const Rows& rows, int64_t row, int64_t j, N n) const {
+        Vector weight{}, dweight, dbias;
+        if constexpr (WEIGHT) weight = load(rows.weights + j, n);
+        if constexpr (WEIGHT) get(rows.sums + j, dweight);
+        if constexpr (BIAS) get(rows.sums + rows.pitch + j, dbias);
+        times<COUNT>([&](auto r) {
+            const int64_t place = (row + r) * rows.plan.cols + j;
+            const Vector dy = rows.gradient(place, n);
+            Vector g = dy, u = load(rows.at[X_AT] + place, n), rest;
+            if constexpr (CENTRED) u = u - shift[r];
+            if constexpr (WEIGHT) g = g * weight;
+            if constexpr (STATISTIC == MEAN_DISTANCE) rest = fma(sign(u), bend[r], level[r]);
+            else if constexpr (STATISTIC == MEAN_SQUARE) rest = u * bend[r];
+            else rest = fma(u, bend[r], level[r]);
+            if constexpr (RESIDUAL) rest = rest + load(rows.at[DH_AT] + place, n);
+            put<STREAM>(rows.at[DX_AT] + place, fma(g, scale[r], rest), n);
+            if constexpr (WEIGHT && CENTRED) dweight = fma(dy, fma(u, scale[r], offset[r]), dweight);
+            else if constexpr (WEIGHT) dweight = fma(dy, u * scale[r], dweight);
             if constexpr (BIAS) dbias = dbias + dy;
         });
-        set(sums + j, dweight);
-        if constexpr (BIAS) set(sums + pitch + j, dbias);
-    });
-}
-
-[[gnu::noinline]] void single(const Plan& plan, Operands at, int64_t row, int64_t end, float* sums, int64_t pitch) {
-    for (; row < end; ++row) block<false, 0, 1>(plan, at, row, sums, pitch);
-}
+        if constexpr (WEIGHT) ::set(rows.sums + j, dweight);
+        if constexpr (BIAS) ::set(rows.sums + rows.pitch + j, dbias);
+    }
+    void end(const Rows&, int64_t, int64_t, int64_t) const {}
+};
 
 template <bool STREAM, int PREFETCH>
 void one_part(const Plan& plan, Operands at, const Parts& parts, int64_t part, float* sums) {
-    std::memset(sums, 0, parts.floats() * sizeof(float));
-    int64_t row = part * parts.rows;
-    const int64_t end = row + parts.rows < plan.rows ? row + parts.rows : plan.rows;
-    for (; row + ROWS <= end; row += ROWS) block<STREAM, PREFETCH, ROWS>(plan, at, row, sums, parts.pitch);
-    if (row < end) single(plan, at, row, end, sums, parts.pitch);
+    if constexpr (KINDS > 0) std::memset(sums, 0, parts.floats() * sizeof(float));
+    const int64_t last = (part / parts.of_group + 1) * plan.group();  // of the group
+    const int64_t row = part / parts.of_group * plan.group() + part % parts.of_group * parts.rows;
+    const int64_t end = row + parts.rows < last ? row + parts.rows : last;
+    all_blocks<STREAM, PREFETCH, GradientLines>(Rows(plan, at, row, sums, parts.pitch), row, end);
 }
 
-// Adds the sums of all parts to those of the first, and stores these; floats from `begin` to `end` of each kind.
-[[gnu::noinline]] void add_parts(const Plan& plan, Operands at, const Parts& parts, float* sums, int64_t begin,
-                                 int64_t end) {
-    for (int kind = 0; kind <= BIAS; ++kind) {
+// Adds the sums of a group's parts to those of its first, and stores these; floats from `begin` to `end` of each kind.
+void add_group(const Plan& plan, Operands at, const Parts& parts, int64_t group, float* sums, int64_t begin,
+               int64_t end) {
+    sums += group * parts.of_group * parts.floats();
+    for (int kind = 0; kind < KINDS; ++kind) {
         float* const total = sums + kind * parts.pitch;
-        for (int64_t part = 1; part < parts.count; ++part)
+        for (int64_t part = 1; part < parts.of_group; ++part)
             for (int64_t j = begin; j < end; ++j) total[j] += total[part * parts.floats() + j];
         for (int64_t j = begin; j < end && j < plan.cols; j += WIDTH) {
             Vector v;
             get(total + j, v);
-            T* const to = at[kind ? OPERANDS - 1 : DWEIGHT_AT] + j;
+            T* const to = at[SUMS_AT + kind] + group * plan.cols + j;
             if (j + WIDTH <= plan.cols) store(to, v, All{});
             else store(to, v, First{static_cast<int>(plan.cols - j)});
         }
     }
 }
-
 // Memory that a thread keeps from call to call: fresh pages would cost as much as the sums that are written there.
 struct Workspace {
     float* data = nullptr;
@@ -163,8 +270,8 @@ void all(const Plan* plan, Pointers... operands) {
             one_part<STREAM, PREFETCH>(*plan, at, parts, part, sums + part * parts.floats());
         if constexpr (STREAM) _mm_sfence();
 #pragma omp barrier
-        const int64_t blocks = parts.pitch / 32;
-        add_parts(*plan, at, parts, sums, blocks * me / team * 32, blocks * (me + 1) / team * 32);
+        const int64_t blocks = parts.pitch / 32, begin = blocks * me / team * 32, end = blocks * (me + 1) / team * 32;
+        for (int64_t group = 0; group < plan->groups; ++group) add_group(*plan, at, parts, group, sums, begin, end);
     }
 }
 

@@ -19,15 +19,18 @@ template <int N, typename F>
     (std::make_integer_sequence<int, N>{});
 }
 
-// Calls f(accumulator, offset, elements) for all vectors of a row, VECTORS of them per iteration.
+// Calls f(accumulator, offset, elements) for all vectors of columns [j, end) of a row, VECTORS of them per iteration.
 template <typename F>
-[[gnu::always_inline]] inline void sweep(int64_t cols, F&& f) {
-    int64_t j = 0;
-    for (; j + VECTORS * WIDTH <= cols; j += VECTORS * WIDTH)
+[[gnu::always_inline]] inline void sweep(int64_t j, int64_t end, F&& f) {
+    for (; j + VECTORS * WIDTH <= end; j += VECTORS * WIDTH)
         times<VECTORS>([&](auto v) { f(v, j + v * WIDTH, All{}); });
     constexpr std::integral_constant<int, 0> first;
-    for (; j + WIDTH <= cols; j += WIDTH) f(first, j, All{});
-    if (j < cols) f(first, j, First{static_cast<int>(cols - j)});
+    for (; j + WIDTH <= end; j += WIDTH) f(first, j, All{});
+    if (j < end) f(first, j, First{static_cast<int>(end - j)});
+}
+template <typename F>
+[[gnu::always_inline]] inline void sweep(int64_t cols, F&& f) {
+    sweep(0, cols, f);
 }
 
 inline float sum_of(const Vector (&vectors)[VECTORS]) {

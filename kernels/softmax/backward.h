@@ -1,15 +1,16 @@
-// The gradients: with the outputs y of the forward and their gradient dy, dx = y (dy - sum dy y) for softmax and
-// dx = dy - e^y sum dy for log_softmax. A row is read twice; where it fits the cache, only once from memory.
+// The gradients: with the outputs y of the forward and their gradient dy, dx = scale y (dy - sum dy y) for softmax of
+// scale x + mask, and dx = dy - e^y sum dy for log_softmax. A row is read twice; where it fits the cache, only once from memory.
 #pragma once
 
 #include "algorithms.h"
 
-// The rows of y and of dy.
+// The rows of y and of dy, and what x was scaled by.
 template <class T>
 struct Both {
   using element = T;
   const T *y, *dy;
-  Both operator+(long n) const { return {y + n, dy + n}; }
+  float scale;
+  Both operator+(long n) const { return {y + n, dy + n, scale}; }
 };
 
 template <int Degree>
@@ -17,8 +18,9 @@ Vec summand(Probability<Degree>, Vec y, Vec dy) {
   return y * dy;
 }
 template <int Degree>
-auto gradient(Probability<Degree>, double sum) {
-  return [s = Vec(static_cast<float>(sum))](Vec y, Vec dy) { return y * (dy - s); };
+auto gradient(Probability<Degree>, double sum, float scale) {
+  const float of_sum = static_cast<float>(-scale * sum);
+  return [a = Vec(scale), b = Vec(of_sum)](Vec y, Vec dy) { return y * fma(dy, a, b); };
 }
 
 template <int Degree>
@@ -26,7 +28,7 @@ Vec summand(LogProbability<Degree>, Vec, Vec dy) {
   return dy;
 }
 template <int Degree>
-auto gradient(LogProbability<Degree>, double sum) {
+auto gradient(LogProbability<Degree>, double sum, float) {
   return [e = Exponential<Degree>(0.0f, 1.0f), s = Vec(static_cast<float>(sum))](Vec y, Vec dy) { return dy - e(y) * s; };
 }
 
@@ -57,7 +59,7 @@ struct Backward {
   }
 
   [[gnu::noinline]] static void write(In x, T* dx, long n, Pair, Pair total, Room& room) {
-    const auto made = gradient(Output{}, total.sum);
+    const auto made = gradient(Output{}, total.sum, x.scale);
     each_unit<T, Unroll>(n, [=, ahead = room.ahead](auto, long at, auto count) {
       Unit<T> y = load(x.y + at, count), dy = load(x.dy + at, count);
       for (int j = 0; j < Unit<T>::vecs; ++j) y.part[j] = made(y.part[j], dy.part[j]);

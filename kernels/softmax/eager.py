@@ -27,6 +27,11 @@ def _softmax_backward(y: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> No
     torch.ops.aten._softmax_backward_data.out(dy, y, -1, y.dtype, grad_input=dx)
 
 
+def _masked_softmax_backward(y: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor, scale: float) -> None:
+    _softmax_backward(y, dy, dx)
+    dx.mul_(scale)
+
+
 def _cross_entropy(
     logits: torch.Tensor,
     labels: torch.Tensor,
@@ -84,6 +89,7 @@ _COMPUTE: dict[str, Callable[..., None]] = {
     "log_softmax": _log_softmax,
     "masked_softmax": _masked_softmax,
     "softmax_backward": _softmax_backward,
+    "masked_softmax_backward": _masked_softmax_backward,
     "log_softmax_backward": _log_softmax_backward,
     "cross_entropy": _cross_entropy,
     "cross_entropy_backward": _cross_entropy_backward,

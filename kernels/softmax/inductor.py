@@ -51,9 +51,9 @@ def _masked_library(x: torch.Tensor, mask: torch.Tensor, y: torch.Tensor, scale:
     _library(x.float() * scale + mask.float(), y)
 
 
-def _backward(y: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> None:
+def _backward(y: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor, scale: float = 1.0) -> None:
     y, dy = y.float(), dy.float()
-    dx.copy_(y * (dy - (y * dy).sum(-1, keepdim=True)))
+    dx.copy_(scale * y * (dy - (y * dy).sum(-1, keepdim=True)))
 
 
 def _log_backward(y: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> None:
@@ -86,6 +86,7 @@ _FORMULAS: dict[str, dict[str, _Formula]] = {
     "log_softmax": {"library": _log_library},
     "masked_softmax": {"reciprocal": _masked_reciprocal, "library": _masked_library},
     "softmax_backward": {"library": _backward},
+    "masked_softmax_backward": {"library": _backward},
     "log_softmax_backward": {"library": _log_backward},
     "cross_entropy": {"library": _cross_entropy},
     "cross_entropy_backward": {"library": _cross_entropy_backward},

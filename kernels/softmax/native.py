@@ -24,6 +24,7 @@ _FORMS = {
     "log_softmax": ("Plain", "LogProbability", False),
     "masked_softmax": ("Scaled", "Probability", True),
     "softmax_backward": ("Gradient", "Probability", True),
+    "masked_softmax_backward": ("Gradient", "Probability", True),
     "log_softmax_backward": ("Gradient", "LogProbability", False),
 }
 # Elements of a block; bytes that prefetches run ahead of the stores (twice that ahead of the loads), 0 for none.

@@ -5,5 +5,8 @@ from __future__ import annotations
 from . import native
 
 KERNEL = native.Algorithm(
-    "Backward", ("softmax_backward", "log_softmax_backward"), ("stream",), aligned_rows=True
+    "Backward",
+    ("softmax_backward", "masked_softmax_backward", "log_softmax_backward"),
+    ("stream",),
+    aligned_rows=True,
 ).kernel()

@@ -182,12 +182,17 @@ LOG_SOFTMAX_BACKWARD = Op(
     outputs=(_DX,),
     reference=_log_softmax_backward,
     flops=_per_element(4),
-    workloads=workloads("log_softmax_backward", [*_CLASSES, *_FEW]),
+    workloads=workloads("log_softmax_backward", [*_CLASSES, *_FEW, *_tests(("bf16",), (3, 77))]),
     tolerance=_of_gradient,
     samples=_gradient_samples(_log_softmax),
     edge_cases=_gradients(_log_softmax),
 )
 
-MASKED_SOFTMAX = attention.op(_relative)
-
-OPS: tuple[Op, ...] = (SOFTMAX, LOG_SOFTMAX, MASKED_SOFTMAX, SOFTMAX_BACKWARD, LOG_SOFTMAX_BACKWARD, *LOSSES)
+OPS: tuple[Op, ...] = (
+    SOFTMAX,
+    LOG_SOFTMAX,
+    SOFTMAX_BACKWARD,
+    LOG_SOFTMAX_BACKWARD,
+    *attention.ops(_relative, _of_gradient),
+    *LOSSES,
+)

@@ -89,8 +89,8 @@ const T* Plain(const void* x, const void*, const Plan&) {
   return static_cast<const T*>(x);
 }
 template <class T>
-Both<T> Gradient(const void* y, const void* dy, const Plan&) {
-  return {static_cast<const T*>(y), static_cast<const T*>(dy)};
+Both<T> Gradient(const void* y, const void* dy, const Plan& plan) {
+  return {static_cast<const T*>(y), static_cast<const T*>(dy), static_cast<float>(plan.scale)};
 }
 template <class T>
 Masked<T> Scaled(const void* x, const void* mask, const Plan& plan) {
