@@ -1,4 +1,7 @@
-"""Row normalisations: LayerNorm, RMSNorm and their kin, a residual addition with the norm after it, and gradients."""
+"""Row normalisations: LayerNorm, RMSNorm and their kin, a residual addition with the norm after it, and gradients.
+
+The norms of images are in channel_ops.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 
 from perfsuite.op import Op, Operand, Sizes, Tolerance, Workload, accumulated, torch_dtype, workloads
 
-from . import formulas
+from . import channel_ops, formulas
 
 _Cases = Iterator[tuple[str, tuple[torch.Tensor, ...]]]
 _Rows = Sequence[tuple[Mapping[str, int], Sequence[str], Mapping[str, int]]]
@@ -253,4 +256,5 @@ OPS: tuple[Op, ...] = (
             ({"rows": 2048, "cols": 4096}, ("bf16",), {"Llama-3-8B training b=1 s=2048": 65}),
         ),
     ),
+    *channel_ops.OPS,
 )

@@ -6,9 +6,8 @@
 // their number alone; each part has sums of its own, added in the order of the parts: the same bits for any number of
 // threads. What is fixed when this file is compiled is as in rows.cpp; BIAS here means that dbias is wanted.
 
-#include <cstdlib>
-
 #include "statistics.h"
+#include "sums.h"
 
 constexpr int DY_AT = 0, X_AT = 1, WEIGHT_AT = 2, DX_AT = 3, DWEIGHT_AT = 4, DBIAS_AT = 5, OPERANDS = 5 + BIAS;
 using Operands = T* const (&)[OPERANDS];
@@ -26,15 +25,6 @@ struct Parts {
     }
     int64_t floats() const { return pitch * (1 + BIAS); }
 };
-
-// Sums are kept in the order of the lanes, which only the last store undoes.
-inline void get(const float* from, Floats& v) { v = load(from, All{}); }
-inline void get(const float* from, Pair& v) { v = {load(from, All{}), load(from + WIDTH / 2, All{})}; }
-inline void set(float* to, Floats v) { store(to, v, All{}); }
-inline void set(float* to, Pair v) {
-    store(to, v.even, All{});
-    store(to + WIDTH / 2, v.odd, All{});
-}
 
 // COUNT rows from `row` on; what they add to dweight goes to `sums`, to dbias to `sums + pitch`.
 template <bool STREAM, int PREFETCH, int COUNT>
@@ -131,22 +121,6 @@ void one_part(const Plan& plan, Operands at, const Parts& parts, int64_t part, f
         }
     }
 }
-
-// Memory that a thread keeps from call to call: fresh pages would cost as much as the sums that are written there.
-struct Workspace {
-    float* data = nullptr;
-    int64_t size = 0;
-
-    ~Workspace() { std::free(data); }
-    float* of(int64_t floats) {
-        if (floats > size) {
-            std::free(data);
-            data = static_cast<float*>(std::aligned_alloc(128, floats * sizeof(float)));
-            size = data ? floats : 0;
-        }
-        return data;
-    }
-};
 
 template <bool STREAM, int PREFETCH, typename... Pointers>
 void all(const Plan* plan, Pointers... operands) {
