@@ -41,7 +41,8 @@ class _Norm:
         return Operand("mean", self.axes, "f32"), Operand("rstd", self.axes, "f32", fill="positive")
 
 
-# Two images of 35 pixels, which no vector's width divides, and channels beyond one vector; 600 rows are several parts.
+# For the tests two images of 35 pixels, which no vector's width divides, and channels beyond one vector. A source
+# takes a second or two to compile for a dtype and ISA: one op of each is tested in bf16, too.
 _BATCH = _Norm(("c",), lambda s: s["n"] * s["h"] * s["w"], {"n": 2, "c": 37, "h": 5, "w": 7})
 _GROUP = _Norm(
     ("n", "groups"),
@@ -153,7 +154,7 @@ def _forward(
         parameters=("groups",) if "groups" in norm.axes else (),
         backward=f"{name}_backward",
         saves=("x", "mean", "rstd", "weight"),
-        workloads=workloads(name, [*models, (norm.test, _BOTH, {})]),
+        workloads=workloads(name, [*models, (norm.test, _BOTH if norm is _BATCH else ("f32",), {})]),
     )
 
 
@@ -166,7 +167,7 @@ def _backward(norm: _Norm, reference: Callable[..., object], models: _Rows) -> O
         reference=reference,
         flops=_per_element(14),
         tolerance=_gradient_tolerance(norm),
-        workloads=workloads(name, [*models, (norm.test, _BOTH, {})]),
+        workloads=workloads(name, [*models, (norm.test, ("f32",), {})]),
     )
 
 
@@ -184,7 +185,7 @@ def _frozen(training: Op, models: _Rows) -> Op:
         attributes=(_EPS,),
         backward=None,
         saves=(),
-        workloads=workloads(name, [*models, (_BATCH.test, _BOTH, {})]),
+        workloads=workloads(name, [*models, (_BATCH.test, ("f32",), {})]),
     )
 
 

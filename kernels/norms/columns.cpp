@@ -3,8 +3,7 @@
 
 #include "columns.h"
 
-template <bool STREAM, int PREFETCH>
-struct Pass {
+struct Statistics {
     const Plan& plan;
     const Slabs& slabs;
     const Forward& at;
@@ -29,7 +28,7 @@ struct Pass {
             for (int64_t j = 0; j < slab.width; ++j) put_map(frozen(plan, at, slab.channel + j), memory, j);
     }
 
-    void add_rows(const Slab& slab, float* sums, int64_t row, int64_t end) const {
+    [[gnu::noinline]] void add_rows(const Slab& slab, float* sums, int64_t row, int64_t end) const {
         by_rows(row, end, [&](auto count, int64_t r) {
             const T* const x = at.x + slab.begin + r * plan.channels;
             sweep(slab.width, [&](auto, int64_t j, auto n) {
@@ -38,7 +37,6 @@ struct Pass {
                 get(array(sums, FIRST) + j, first);
                 get(array(sums, SECOND) + j, second);
                 times<count>([&](auto i) {
-                    fetch<PREFETCH>(x + (i + count) * plan.channels + j);
                     const Vector d = load(x + i * plan.channels + j, n) - shift;
                     first = first + d;
                     second = fma(d, d, second);
@@ -84,7 +82,7 @@ struct Pass {
         }
     }
 
-    void merge(const Slab& slab, float* memory) const {
+    [[gnu::noinline]] void merge(const Slab& slab, float* memory) const {
         merge_parts(memory);
         const double *const mean = moments(memory, MEAN), *const squares = moments(memory, SQUARES);
         const int64_t members = plan.members(), first_set = slab.set(plan);
@@ -100,6 +98,10 @@ struct Pass {
         }
     }
 
+};
+
+template <bool STREAM, int PREFETCH>
+struct Pass : Statistics {
     void apply(const Slab& slab, float* memory, int64_t row, int64_t end) const {
         by_rows(row, end, [&](auto count, int64_t r) {
             const int64_t place = slab.begin + r * plan.channels;
@@ -127,7 +129,7 @@ void all(const Plan* plan, const T* x, const float* weight, const float* bias, c
                                         next_var);
     const Forward at{x, weight, bias, running_mean, running_var, y, mean, rstd, next_mean, next_var};
     const Slabs slabs(*plan);
-    const Pass<STREAM, PREFETCH> pass{*plan, slabs, at};
+    const Pass<STREAM, PREFETCH> pass{{*plan, slabs, at}};
     const int threads = threads_for(*plan, slabs);
     static thread_local Workspace workspace;
     float* const memory = workspace.of(threads * pass.floats());

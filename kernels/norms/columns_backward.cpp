@@ -4,8 +4,7 @@
 
 #include "columns.h"
 
-template <bool STREAM, int PREFETCH>
-struct Pass {
+struct Gradients {
     const Plan& plan;
     const Slabs& slabs;
     const Backward& at;
@@ -25,7 +24,7 @@ struct Pass {
             for (int64_t j = s * members; j < (s + 1) * members; ++j) array(memory, MEAN)[lane(j)] = at.mean[set + s];
     }
 
-    void add(const Slab& slab, float* memory, int64_t part, int64_t row, int64_t end) const {
+    [[gnu::noinline]] void add(const Slab& slab, float* memory, int64_t part, int64_t row, int64_t end) const {
         float* const sums = array(memory, PARTS + part * KINDS);
         std::memset(sums, 0, KINDS * slabs.pitch * sizeof(float));
         by_rows(row, end, [&](auto count, int64_t r) {
@@ -37,8 +36,6 @@ struct Pass {
                 get(array(sums, PRODUCT) + j, product);
                 times<count>([&](auto i) {
                     const int64_t here = place + i * plan.channels + j;
-                    fetch<PREFETCH>(at.x + here + count * plan.channels);
-                    fetch<PREFETCH>(at.dy + here + count * plan.channels);
                     const Vector dy = load(at.dy + here, n);
                     plain = plain + dy;
                     product = fma(dy, load(at.x + here, n) - mean, product);
@@ -57,7 +54,7 @@ struct Pass {
         return sum;
     }
 
-    void merge(const Slab& slab, float* memory) const {
+    [[gnu::noinline]] void merge(const Slab& slab, float* memory) const {
         const int64_t members = plan.members(), first_set = slab.set(plan);
         float* const dweight = partial + first_set * members;
         float* const dbias = dweight + partials(plan) / 2;
@@ -79,6 +76,10 @@ struct Pass {
         }
     }
 
+};
+
+template <bool STREAM, int PREFETCH>
+struct Pass : Gradients {
     void apply(const Slab& slab, float* memory, int64_t row, int64_t end) const {
         by_rows(row, end, [&](auto count, int64_t r) {
             const int64_t place = slab.begin + r * plan.channels;
@@ -111,7 +112,7 @@ void all(const Plan* plan, const T* dy, const T* x, const float* mean, const flo
     const int threads = threads_for(*plan, slabs);
     static thread_local Workspace workspace;
     const int64_t shared = (partials(*plan) + 31) / 32 * 32;
-    Pass<STREAM, PREFETCH> pass{*plan, slabs, at, nullptr};
+    Pass<STREAM, PREFETCH> pass{{*plan, slabs, at, nullptr}};
     pass.partial = workspace.of(shared + threads * pass.floats());
 #pragma omp parallel num_threads(threads)
     {

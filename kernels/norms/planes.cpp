@@ -15,13 +15,14 @@ inline float lead(const T* x, int64_t length) {
     return finite(mean) ? mean : 0.0f;
 }
 
-// Sums around a shift: first around the mean of the set's lead, then around that of all elements so far.
-inline Moments moments_of(const Planes& planes, const T* x) {
+// Sums around a shift: of few elements around the mean of the set's lead, then around the mean of all so far. Were the
+// lead all outliers, one shift for 16384 elements would cost the variance 1e-5 of its size.
+[[gnu::noinline]] Moments moments_of(const Planes& planes, const T* x) {
     Moments all;
     Vector first[VECTORS] = {}, second[VECTORS] = {};
     float shift = lead(x, planes.length);
     in_chunks(
-        planes.runs, planes.stride, planes.length,
+        2048, planes.runs, planes.stride, planes.length,
         [&](int64_t from, int64_t count) {
             const Floats centre = broadcast(shift);
             sweep(count, [&](auto v, int64_t j, auto n) {

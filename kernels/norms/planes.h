@@ -23,19 +23,21 @@ inline int64_t first_channel(const Plan& plan, int64_t set) {
     return plan.batch() ? set : set % plan.groups * plan.members();
 }
 
-// Calls f(offset, elements) for at most CHUNK elements at a time of `runs` runs, and flush(elements) whenever that is
-// half a CHUNK or more since the last time, and in the end.
+// Calls f(offset, elements) for chunks of `runs` runs, and flush(elements) whenever there were half a chunk or more since
+// the last time, and in the end. The first chunk has at most `most` elements, others CHUNK.
 template <typename F, typename G>
-[[gnu::always_inline]] inline void in_chunks(int64_t runs, int64_t stride, int64_t length, F&& f, G&& flush) {
+[[gnu::always_inline]] inline void in_chunks(int64_t most, int64_t runs, int64_t stride, int64_t length, F&& f,
+                                             G&& flush) {
     int64_t pending = 0;
     for (int64_t run = 0; run < runs; ++run)
-        for (int64_t begin = 0; begin < length; begin += CHUNK) {
-            const int64_t count = length - begin < CHUNK ? length - begin : CHUNK;
+        for (int64_t begin = 0, count; begin < length; begin += count) {
+            count = length - begin < most ? length - begin : most;
             f(run * stride + begin, count);
             pending += count;
-            if (pending >= CHUNK / 2) {
+            if (pending >= most / 2) {
                 flush(pending);
                 pending = 0;
+                most = CHUNK;
             }
         }
     if (pending) flush(pending);

@@ -9,11 +9,11 @@
 struct Sums {
     double dy = 0.0, dy_x = 0.0;
 
-    Sums(const T* dy_from, const T* x, float mean, int64_t runs, int64_t stride, int64_t length) {
+    [[gnu::noinline]] Sums(const T* dy_from, const T* x, float mean, int64_t runs, int64_t stride, int64_t length) {
         const Floats centre = broadcast(mean);
         Vector plain[VECTORS] = {}, product[VECTORS] = {};
         in_chunks(
-            runs, stride, length,
+            CHUNK, runs, stride, length,
             [&](int64_t from, int64_t count) {
                 sweep(count, [&](auto v, int64_t j, auto n) {
                     const Vector gradient = load(dy_from + from + j, n);
