@@ -6,7 +6,7 @@
 struct Plan {
     int64_t images, channels, pixels;
     int64_t groups;  // of channels of an image that are normalised together; 0: each channel, over all images
-    int64_t panel;   // columns.h: the channels that go together
+    int64_t panel;   // channels that go together where that is free to choose
     float eps, momentum;
 
     bool batch() const { return groups == 0; }

@@ -65,7 +65,8 @@ class DataFlow:
     def space(self, workload: Workload, machine: Machine) -> Space:
         """`stream` writes past the caches; `prefetch` is the cache that what is next is fetched to.
 
-        `panel`, where pixels are rows, is how many columns go together: the fewer, the sooner a cache holds them all.
+        `panel` is how many channels go together: the fewer, the sooner a cache holds them all; the more, the longer are
+        the runs of memory.
         """
         size, pixels = ITEMSIZE[workload.dtype], workload["h"] * workload["w"]
         isas = [isa for isa in _ISAS if isa in machine.isa and (isa != "avx512_bf16" or workload.dtype == "bf16")]
@@ -75,7 +76,7 @@ class DataFlow:
         whole = workload["n"] * workload["c"] * pixels * size
         default = Config.of(
             isa=isas[-1],
-            panel=panels[-1],
+            panel=panels[-1] if self.channels_last else self._fitting(panels, workload, machine),
             stream=streams[-1] and whole > 8 * machine.cache("L2") > 0,
             prefetch="L1",
         )
@@ -89,13 +90,18 @@ class DataFlow:
             default=default,
         )
 
+    def _fitting(self, panels: tuple[int, ...], workload: Workload, machine: Machine) -> int:
+        """The widest of which L2 holds what is read."""
+        channel = workload["n"] * workload["h"] * workload["w"] * ITEMSIZE[workload.dtype]
+        fitting = [panel for panel in panels if panel * channel <= machine.cache("L2") // 4]
+        return fitting[-1] if fitting else panels[0]
+
     def _panels(self, workload: Workload) -> tuple[int, ...]:
-        """Whole groups in whole cache lines, and all channels."""
-        channels = workload["c"]
+        """In columns whole groups in whole cache lines, and all channels; of planes a few channels of all images."""
+        channels, of_each = workload["c"], groups(workload)
         if not self.channels_last:
-            return (channels,)
-        members = channels // groups(workload) if groups(workload) else 1
-        least = math.lcm(members, _LINE // ITEMSIZE[workload.dtype])
+            return (1,) if of_each else tuple(count for count in (1, 4, 16) if count <= channels)
+        least = math.lcm(channels // of_each if of_each else 1, _LINE // ITEMSIZE[workload.dtype])
         narrow = {math.ceil(columns / least) * least for columns in (64, 256)}
         return (*sorted(columns for columns in narrow if columns < channels), channels)
 

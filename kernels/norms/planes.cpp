@@ -50,14 +50,30 @@ inline void apply(const Affine& map, const T* x, T* y, int64_t pixels, int64_t a
     });
 }
 
+// Channels of all images, `count` of them. What they are multiplied with is kept, so that y is written image by image:
+// one channel's planes of 7x7 pixels lie a multiple of 4096 bytes apart, where stores and loads get in each other's way.
 template <bool STREAM, int PREFETCH>
-void one_set(const Plan& plan, const Planes& planes, const Forward& at, int64_t set) {
+void batch_panel(const Plan& plan, const Planes& planes, const Forward& at, Affine* maps, int64_t channel, int64_t count) {
+    for (int64_t k = 0; k < count; ++k) {
+        const int64_t c = channel + k;
+        const Moments moments = moments_of(planes, at.x + c * planes.pitch);
+        maps[k] = Affine(moments.mean, settle(plan, at, c, moments), at.weight[c], at.bias[c]);
+    }
+    for (int64_t p = 0; p < planes.count; ++p)
+        for (int64_t k = 0; k < count; ++k) {
+            const int64_t place = (channel + k) * planes.pitch + p * planes.stride;
+            apply<STREAM, PREFETCH>(maps[k], at.x + place, at.y + place, plan.pixels, count * planes.pitch);
+        }
+}
+
+template <bool STREAM, int PREFETCH>
+void group(const Plan& plan, const Planes& planes, const Forward& at, int64_t set) {
     const int64_t begin = set * planes.pitch, channel = first_channel(plan, set);
     const Moments moments = moments_of(planes, at.x + begin);
     const double rstd = settle(plan, at, set, moments);
     for (int64_t p = 0; p < planes.count; ++p) {
-        const int64_t c = plan.batch() ? channel : channel + p, place = begin + p * planes.stride;
-        const Affine map(moments.mean, rstd, at.weight[c], at.bias[c]);
+        const int64_t place = begin + p * planes.stride;
+        const Affine map(moments.mean, rstd, at.weight[channel + p], at.bias[channel + p]);
         apply<STREAM, PREFETCH>(map, at.x + place, at.y + place, plan.pixels, planes.pitch);
     }
 }
@@ -80,20 +96,21 @@ void all(const Plan* plan, const T* x, const float* weight, const float* bias, c
                                         next_var);
     const Forward at{x, weight, bias, running_mean, running_var, y, mean, rstd, next_mean, next_var};
     const Planes planes(*plan);
+    const int64_t parts = !mean ? plan->images * plan->channels : planes.panels;
+    const int threads = threads_for(plan->elements(), parts);
     static thread_local Workspace workspace;
-    Affine* maps = nullptr;
-    if (!mean) {
-        maps = reinterpret_cast<Affine*>(workspace.of(plan->channels * 3));
-        for (int64_t c = 0; c < plan->channels; ++c) maps[c] = frozen(*plan, at, c);
-    }
-    const int64_t parts = mean ? planes.sets : plan->images * plan->channels;
-#pragma omp parallel num_threads(threads_for(plan->elements(), parts))
+    Affine* const maps = reinterpret_cast<Affine*>(workspace.of((mean ? threads * plan->panel : plan->channels) * 3));
+    for (int64_t c = 0; !mean && c < plan->channels; ++c) maps[c] = frozen(*plan, at, c);
+#pragma omp parallel num_threads(threads)
     {
         const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
         const int64_t begin = parts * me / team, end = parts * (me + 1) / team;
-        if (maps) frozen_planes<STREAM, PREFETCH>(*plan, at, maps, begin, end);
-        else
-            for (int64_t set = begin; set < end; ++set) one_set<STREAM, PREFETCH>(*plan, planes, at, set);
+        if (!mean) frozen_planes<STREAM, PREFETCH>(*plan, at, maps, begin, end);
+        for (int64_t i = begin; mean && i < end; ++i)
+            if (plan->batch())
+                batch_panel<STREAM, PREFETCH>(*plan, planes, at, maps + me * plan->panel, i * plan->panel,
+                                              planes.panel_size(*plan, i));
+            else group<STREAM, PREFETCH>(*plan, planes, at, i);
         if constexpr (STREAM) _mm_sfence();
     }
 }

@@ -4,17 +4,21 @@
 #include "channels.h"
 
 // Sets begin `pitch` elements apart, each set's planes `stride`. A group's planes are one run of elements, those of a
-// channel in all images are `runs`.
+// channel in all images are `runs`. Such channels go in panels; a group is a panel of its own.
 struct Planes {
-    int64_t sets, pitch, count, stride, runs, length;
+    int64_t pitch, count, stride, runs, length, panels;
 
     explicit Planes(const Plan& plan) {
-        sets = plan.sets();
+        panels = plan.batch() ? (plan.channels + plan.panel - 1) / plan.panel : plan.sets();
         count = plan.batch() ? plan.images : plan.members();
         stride = plan.batch() ? plan.channels * plan.pixels : plan.pixels;
         runs = plan.batch() ? plan.images : 1;
         length = plan.batch() ? plan.pixels : plan.set_size();
-        pitch = plan.batch() ? plan.pixels : plan.set_size();
+        pitch = length;
+    }
+    int64_t panel_size(const Plan& plan, int64_t index) const {
+        const int64_t left = plan.channels - index * plan.panel;
+        return left < plan.panel ? left : plan.panel;
     }
 };
 

@@ -40,25 +40,39 @@ inline void apply(const Chain& chain, float weight, const Backward& at, int64_t 
     });
 }
 
-template <bool STREAM, int PREFETCH>
-void one_set(const Plan& plan, const Planes& planes, const Backward& at, float* partial, int64_t set) {
-    const int64_t begin = set * planes.pitch, channel = first_channel(plan, set), members = plan.members();
+// A set's chain rule, and what it adds to the parameters' gradients.
+inline Chain chain_of(const Plan& plan, const Planes& planes, const Backward& at, float* partial, int64_t set) {
+    const int64_t members = plan.members(), channel = first_channel(plan, set);
     float* const dweight = partial + set * members;
     float* const dbias = dweight + partials(plan) / 2;
     Slopes slopes;
     for (int64_t k = 0; k < members; ++k) {
-        const int64_t place = begin + k * planes.stride;
+        const int64_t place = set * planes.pitch + k * planes.stride;
         const int64_t runs = plan.batch() ? plan.images : 1;
         const Sums sums(at.dy + place, at.x + place, at.mean[set], runs, planes.stride, plan.pixels);
         slopes.add(at.weight[channel + k], sums.dy, sums.dy_x);
         dweight[k] = static_cast<float>(sums.dy_x * at.rstd[set]);
         dbias[k] = static_cast<float>(sums.dy);
     }
-    const Chain chain(plan, at, set, slopes);
-    for (int64_t p = 0; p < planes.count; ++p) {
-        const float weight = at.weight[plan.batch() ? channel : channel + p];
-        apply<STREAM, PREFETCH>(chain, weight, at, begin + p * planes.stride, plan.pixels, planes.pitch);
-    }
+    return {plan, at, set, slopes};
+}
+
+// As in planes.cpp: the channels of a panel are written image by image.
+template <bool STREAM, int PREFETCH>
+void batch_panel(const Plan& plan, const Planes& planes, const Backward& at, Chain* chains, int64_t channel,
+                 int64_t count) {
+    for (int64_t p = 0; p < planes.count; ++p)
+        for (int64_t k = 0; k < count; ++k) {
+            const int64_t place = (channel + k) * planes.pitch + p * planes.stride;
+            apply<STREAM, PREFETCH>(chains[k], at.weight[channel + k], at, place, plan.pixels, count * planes.pitch);
+        }
+}
+
+template <bool STREAM, int PREFETCH>
+void group(const Plan& plan, const Planes& planes, const Backward& at, const Chain& chain, int64_t set) {
+    for (int64_t p = 0; p < planes.count; ++p)
+        apply<STREAM, PREFETCH>(chain, at.weight[first_channel(plan, set) + p], at,
+                                set * planes.pitch + p * planes.stride, plan.pixels, planes.pitch);
 }
 
 template <bool STREAM, int PREFETCH>
@@ -70,12 +84,20 @@ void all(const Plan* plan, const T* dy, const T* x, const float* mean, const flo
     const Backward at{dy, x, mean, rstd, weight, dx, dweight, dbias};
     const Planes planes(*plan);
     static thread_local Workspace workspace;
-    float* const partial = workspace.of(partials(*plan));
-#pragma omp parallel num_threads(threads_for(plan->elements(), planes.sets))
+    const int threads = threads_for(plan->elements(), planes.panels);
+    const int64_t panel = plan->batch() ? plan->panel : 1;
+    float* const partial = workspace.of(partials(*plan) + threads * panel * 4);
+    Chain* const chains = reinterpret_cast<Chain*>(partial + partials(*plan));
+#pragma omp parallel num_threads(threads)
     {
         const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
-        for (int64_t set = planes.sets * me / team; set < planes.sets * (me + 1) / team; ++set)
-            one_set<STREAM, PREFETCH>(*plan, planes, at, partial, set);
+        Chain* const mine = chains + me * panel;
+        for (int64_t i = planes.panels * me / team; i < planes.panels * (me + 1) / team; ++i) {
+            const int64_t count = plan->batch() ? planes.panel_size(*plan, i) : 1;
+            for (int64_t k = 0; k < count; ++k) mine[k] = chain_of(*plan, planes, at, partial, i * panel + k);
+            if (plan->batch()) batch_panel<STREAM, PREFETCH>(*plan, planes, at, mine, i * panel, count);
+            else group<STREAM, PREFETCH>(*plan, planes, at, *mine, i);
+        }
         if constexpr (STREAM) _mm_sfence();
 #pragma omp barrier
         add_partials(*plan, at, partial, plan->channels * me / team, plan->channels * (me + 1) / team);
