@@ -223,7 +223,7 @@ def instance_norm_backward(
     return dx, dweight, dbias
 
 
-def _of_images(op: str, images: tuple[torch.Tensor, ...], channels: tuple[torch.Tensor, ...], **sizes: int) -> Any:
+def _of_images(op: str, images: tuple[torch.Tensor, ...], channels: tuple[torch.Tensor, ...], **sizes: Any) -> Any:
     """The op of the last image's layout: channels-last if it is that, and not contiguous as well."""
     last = images[-1].is_contiguous(memory_format=torch.channels_last) and not images[-1].is_contiguous()
     layout = torch.channels_last if last else torch.contiguous_format
