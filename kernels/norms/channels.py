@@ -78,7 +78,7 @@ class DataFlow:
             isa=isas[-1],
             panel=panels[-1] if self.channels_last else self._fitting(panels, workload, machine),
             stream=streams[-1] and whole > 8 * machine.cache("L2") > 0,
-            prefetch="L1",
+            prefetch="L2",
         )
         return Space(
             (

@@ -48,7 +48,8 @@ inline int64_t lane(int64_t column) {
     return column / WIDTH * WIDTH + column % 2 * (WIDTH / 2) + column % WIDTH / 2;
 }
 
-// Calls f(rows as a constant, row) for all rows, ROWS at a time while there are so many.
+// Calls f(rows as a constant, row) for all rows, ROWS at a time while there are so many. Eight rather than four share
+// loads of what belongs to columns: the same forward, up to 1.2 times as fast backward.
 template <typename F>
 [[gnu::always_inline]] inline void by_rows(int64_t row, int64_t end, F&& f) {
     for (; row + ROWS <= end; row += ROWS) f(std::integral_constant<int, ROWS>{}, row);

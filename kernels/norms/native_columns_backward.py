@@ -12,7 +12,7 @@ FLOW = DataFlow(
     ("batch_norm_backward_nhwc", "group_norm_backward_nhwc", "instance_norm_backward_nhwc"),
     inputs=5,
     outputs=3,
-    tile={"VECTORS": 1, "ROWS": 4},
+    tile={"VECTORS": 1, "ROWS": 8},
     channels_last=True,
 )
 
