@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from perfsuite.op import Workload
+
 _BATCH = (0, 2, 3)
 _Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -87,6 +89,13 @@ def instance_norm_backward(
 ) -> _Triple:
     """`group_norm_backward` with a channel for each group: mean[n, c], rstd[n, c]."""
     return group_norm_backward(dy, x, mean, rstd, weight)
+
+
+def groups(workload: Workload) -> int:
+    """In how many groups an image's channels are normalised; 0 for batch norm."""
+    if workload.op.startswith("group_norm"):
+        return workload["groups"]
+    return workload["c"] if workload.op.startswith("instance_norm") else 0
 
 
 def _over(channels: torch.Tensor) -> torch.Tensor:

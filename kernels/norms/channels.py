@@ -15,6 +15,7 @@ from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
 
+from .channel_formulas import groups
 from .rows import supports
 
 _ISAS = ("avx2", "avx512", "avx512_bf16")
@@ -35,13 +36,6 @@ class _Plan(ctypes.Structure):
         ("eps", ctypes.c_float),
         ("momentum", ctypes.c_float),
     )
-
-
-def groups(workload: Workload) -> int:
-    """In how many groups an image's channels are normalised; 0 for batch norm."""
-    if workload.op.startswith("group_norm"):
-        return workload["groups"]
-    return workload["c"] if workload.op.startswith("instance_norm") else 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,8 @@ class DataFlow:
         """In columns whole groups in whole cache lines, and all channels; of planes a few channels of all images."""
         channels, of_each = workload["c"], groups(workload)
         if not self.channels_last:
-            return (1,) if of_each else tuple(count for count in (1, 4, 16) if count <= channels)
+            alone = of_each or workload.op == "batch_norm_inference"  # which goes in the order of memory
+            return (1,) if alone else tuple(count for count in (1, 4, 16) if count <= channels)
         least = math.lcm(channels // of_each if of_each else 1, _LINE // ITEMSIZE[workload.dtype])
         narrow = {math.ceil(columns / least) * least for columns in (64, 256)}
         return (*sorted(columns for columns in narrow if columns < channels), channels)

@@ -9,7 +9,7 @@ import torch
 from perfsuite.kernel import Config, Kernel, Run, Tensors
 from perfsuite.op import Op, Workload
 
-from .channels import groups
+from .channel_formulas import groups
 
 _aten = torch.ops.aten
 _WANTED = [True, True, True]
