@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from perfsuite import check, detect, registry
@@ -46,7 +46,6 @@ def run(op: Op, workload: Workload, inputs: Tensors, config: Config | None = Non
     return kernel.build(op, workload, config)(inputs, op.make_outputs(workload))
 
 
-@settings(max_examples=80)
 @given(
     name=st.sampled_from(sorted(KERNEL_OF)),
     n=st.integers(1, 3),

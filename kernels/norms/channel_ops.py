@@ -210,27 +210,18 @@ def _nhwc(op: Op) -> Op:
     )
 
 
-# ResNet-50: the batch norms of its stem, and of a stage at each resolution. Diffusion: the U-Net of Stable Diffusion 1
-# at 64x64 latents, two prompts of which make one guided step. Instance norm: fast style transfer (Johnson et al. 2016)
-# with Ulyanov's norms at 256x256.
-_RESNET = {
-    (64, 112): 1,
-    (64, 56): 6,
-    (256, 56): 4,
-    (128, 28): 7,
-    (512, 28): 5,
-    (256, 14): 11,
-    (1024, 14): 7,
-    (2048, 7): 4,
-}
+# {(channels, side): calls}. ResNet-50: the batch norms of its stem and, of each stage, those of one width. Diffusion:
+# the U-Net of Stable Diffusion 1 at 64x64 latents, two prompts of which make one step. Instance norm: fast style
+# transfer (Johnson et al. 2016, with Ulyanov's norms) at 256x256.
+_RESNET = {(64, 112): 1, (64, 56): 6, (512, 28): 5, (256, 14): 11, (2048, 7): 4}
 _UNET = {(320, 64): 11, (640, 32): 11, (1280, 16): 11}
-_STYLE = {(32, 256): 2, (64, 128): 2, (128, 64): 11}
+_STYLE = {(64, 128): 2, (128, 64): 11}
 _MODEL = "ResNet-50"
 
 _TRAINING = _forward(
     _BATCH,
     formulas.batch_norm,
-    _images(32, _RESNET, f"{_MODEL} training b=32"),
+    _images(8, _RESNET, f"{_MODEL} training b=8"),
     8,
     _RUNNING,
     _NEXT,
@@ -241,7 +232,7 @@ _NCHW_OPS = (
     _frozen(_TRAINING, _images(8, _RESNET, f"{_MODEL} inference b=8")),
     _forward(_GROUP, formulas.group_norm, _images(2, _UNET, "Stable Diffusion 1 U-Net b=2", groups=32), 8),
     _forward(_INSTANCE, formulas.instance_norm, _images(4, _STYLE, "Style transfer b=4"), 8),
-    _backward(_BATCH, formulas.batch_norm_backward, _images(32, _RESNET, f"{_MODEL} training b=32")),
+    _backward(_BATCH, formulas.batch_norm_backward, _images(8, _RESNET, f"{_MODEL} training b=8")),
     _backward(
         _GROUP, formulas.group_norm_backward, _images(2, _UNET, "Stable Diffusion 1 U-Net training b=2", groups=32)
     ),
