@@ -40,10 +40,18 @@ def configs(kernel: Kernel, workload: Workload, isa: str | None = None) -> list[
     return [config for config in every if config["isa"] == (isa or every[0]["isa"])]
 
 
-def run(op: Op, workload: Workload, inputs: Tensors, config: Config | None = None) -> Tensors:
+def run(
+    op: Op, workload: Workload, inputs: Tensors, config: Config | None = None, outputs: Tensors | None = None
+) -> Tensors:
     kernel = KERNEL_OF[op.name]
     config = config or configs(kernel, workload)[0]
-    return kernel.build(op, workload, config)(inputs, op.make_outputs(workload))
+    return kernel.build(op, workload, config)(inputs, outputs if outputs is not None else op.make_outputs(workload))
+
+
+def between_guards(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Memory with a 77 at either end, and the same tensor in it, one element behind the alignment that torch gives."""
+    memory = torch.full((tensor.numel() + 2,), 77.0, dtype=tensor.dtype)
+    return memory, memory.as_strided(tensor.shape, tensor.stride(), 1).copy_(tensor)
 
 
 @given(
@@ -54,15 +62,19 @@ def run(op: Op, workload: Workload, inputs: Tensors, config: Config | None = Non
     side=st.tuples(st.integers(2, 40), st.integers(1, 25)),
     pick=st.integers(0, 10_000),
 )
-def test_any_shape_and_config(name: str, n: int, groups: int, members: int, side: tuple[int, int], pick: int) -> None:
+def test_any_shape_and_config_at_any_address(
+    name: str, n: int, groups: int, members: int, side: tuple[int, int], pick: int
+) -> None:
     """Up to 200 channels are several panels, 1000 pixels several parts."""
     op = KNOWN.ops[name]
     dtype = "bf16" if pick % 3 == 0 else "f32"
     workload = workload_of(name, n, groups * members, side, dtype, groups)
     known = configs(KERNEL_OF[name], workload)
     inputs = op.make_inputs(workload, seed=pick)
-    got = run(op, workload, inputs, known[pick % len(known)])
+    memory, outputs = zip(*map(between_guards, op.make_outputs(workload)))
+    got = run(op, workload, [between_guards(t)[1] for t in inputs], known[pick % len(known)], outputs)
     assert check.wrong(op, workload, got, op.expected(inputs, workload)) is None
+    assert all(t[0] == 77.0 and t[-1] == 77.0 for t in memory), "it wrote beyond its output"
 
 
 @pytest.mark.parametrize("name", FORWARD)
