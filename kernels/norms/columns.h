@@ -44,7 +44,7 @@ inline Pair operator-(Pair a, Pair b) { return {a.even - b.even, a.odd - b.odd};
 
 // Where the value of a column is in an array in the order of the lanes.
 inline int64_t lane(int64_t column) {
-    if constexpr (!std::is_same_v<Vector, Pair>) return column;
+    if constexpr (sizeof(Vector) == sizeof(Floats)) return column;
     return column / WIDTH * WIDTH + column % 2 * (WIDTH / 2) + column % WIDTH / 2;
 }
 
