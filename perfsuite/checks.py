@@ -52,14 +52,15 @@ class Finding:
 
 
 def cases(op: Op) -> Iterator[Case]:
-    """The op's test workloads with random inputs, and its edge cases in every dtype of these."""
+    """The op's test workloads with random inputs, and its edge cases in every dtype of these: see `Op`."""
     tests = [workload for workload in op.workloads if workload.test]
+    parameters = {name: test[name] for test in tests[:1] for name in op.parameters}
     for workload in tests:
         yield Case(workload, "random inputs", op.make_inputs(workload, seed=1))
     if op.edge_cases is not None:
         for dtype in dict.fromkeys(workload.dtype for workload in tests):
             for about, inputs in op.edge_cases(dtype):
-                yield Case(op.bind(inputs), about, inputs)
+                yield Case(op.bind(inputs, parameters), about, inputs)
 
 
 def chosen_configs(kernel: Kernel, workload: Workload, count: int) -> tuple[Config, ...]:

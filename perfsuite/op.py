@@ -199,8 +199,9 @@ class Op:
     (the output height of a convolution). `flops(sizes)` counts useful operations, a multiply-add as two. The least
     bytes follow from the operands; `passes(sizes)` says how often a probe goes over them in one call.
     `samples(workload, generator)` replaces the default random inputs where an op needs related ones.
-    `edge_cases(dtype)` yields (description, inputs) that every kernel must get right. A backward pass is an op of its
-    own, named by `backward`; `saves` are the operands of the forward that it needs.
+    `edge_cases(dtype)` yields (description, inputs) that every kernel must get right, their `parameters` being those of
+    the first test workload. A backward pass is an op of its own, named by `backward`; `saves` are the operands of the
+    forward that it needs.
     """
 
     name: str

@@ -310,6 +310,34 @@ def test_gradient_of_masked_softmax_matches_autograd() -> None:
     torch.testing.assert_close(perfsuite.ops.masked_softmax_backward(y.detach(), dy), want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_norms_of_images_match_autograd(layout: torch.memory_format) -> None:
+    functional, ops = torch.nn.functional, perfsuite.ops
+    x, dy = (torch.randn(2, 6, 5, 7).contiguous(memory_format=layout) for _ in range(2))
+    weight, bias, mean, var = torch.randn(6), torch.randn(6), torch.randn(6), torch.rand(6) + 0.5
+    y = ops.batch_norm_inference(x, weight, bias, mean, var)
+    assert torch.allclose(y, functional.batch_norm(x, mean, var, weight, bias), atol=1e-5)
+    leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    like, scale, offset = leaves
+    for name, answer, wanted in (
+        (
+            "batch",
+            ops.batch_norm(x, weight, bias, mean, var),
+            functional.batch_norm(like, None, None, scale, offset, True),
+        ),
+        ("group", ops.group_norm(x, 3, weight, bias), functional.group_norm(like, 3, scale, offset)),
+        ("instance", ops.instance_norm(x, weight, bias), functional.instance_norm(like, None, None, scale, offset)),
+    ):
+        y, *statistics = answer
+        assert y.is_contiguous(memory_format=layout)
+        assert torch.allclose(y, wanted, atol=1e-5)
+        gradients = getattr(ops, f"{name}_norm_backward")(dy, x, *statistics[:2], weight)
+        for have, wish in zip(gradients, torch.autograd.grad(wanted, leaves, dy), strict=True):
+            torch.testing.assert_close(have, wish, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="choose a divisor"):
+        ops.group_norm(x, 4, weight, bias)
+
+
 def test_workloads_and_tensors_agree() -> None:
     assert KNOWN.ops["softmax"].bind([torch.empty(6, 70)]) == Workload.parse(SHAPE)
 

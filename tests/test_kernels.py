@@ -9,8 +9,17 @@ from perfsuite.kernel import Kernel
 from perfsuite.op import Op, Workload
 
 KNOWN = registry.discover()
+
+
+def _marks(op: Op, kernel: Kernel) -> tuple[pytest.MarkDecorator, ...]:
+    """What torch.compile makes of channels-last images is slow to build, and of the formula of the others."""
+    return (pytest.mark.slow,) if kernel.name.startswith("inductor") and op.name.endswith("_nhwc") else ()
+
+
 PAIRS = [
-    pytest.param(op, kernel, id=f"{op}-{kernel}") for op in KNOWN.ops.values() for kernel in KNOWN.kernels_for(op.name)
+    pytest.param(op, kernel, id=f"{op}-{kernel}", marks=_marks(op, kernel))
+    for op in KNOWN.ops.values()
+    for kernel in KNOWN.kernels_for(op.name)
 ]
 # torch.compile takes about a second for each shape; the other shapes run with --slow.
 COMPILED_WORKLOADS, COMPILED_CONFIGS, CONFIGS = 2, 1, 3

@@ -1,4 +1,7 @@
-"""Row normalisations: LayerNorm, RMSNorm and their kin, and a residual addition with the norm after it."""
+"""Row normalisations: LayerNorm, RMSNorm and their kin, and a residual addition with the norm after it.
+
+Their gradients are in `gradients`, the norms of images in `channel_ops`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 
 from perfsuite.op import ROUNDOFF, Op, Operand, Sizes, Tolerance, Workload, accumulated, torch_dtype, workloads
 
-from . import formulas
+from . import channel_ops, formulas
 from .cases import hard_rows
 from .gradients import BACKWARDS
 
@@ -219,4 +222,5 @@ OPS: tuple[Op, ...] = (
         ),
     ),
     *BACKWARDS,
+    *channel_ops.OPS,
 )

@@ -68,7 +68,7 @@ class DataFlow:
             build=self.build,
             space=self.space,
             supports=supports,
-            sources=(self.source, "blocks.h", "statistics.h", "sweep.h", "lanes.h"),
+            sources=(self.source, "blocks.h", "statistics.h", "sums.h", "sweep.h", "lanes.h"),
         )
 
     def space(self, workload: Workload, machine: Machine) -> Space:

@@ -7,10 +7,9 @@
 // part has sums of its own, added in the order of the parts: the same bits for any number of threads. What is fixed when
 // this file is compiled is as in rows.cpp; BIAS here means that dbias is wanted.
 
-#include <cstdlib>
-
 #include "blocks.h"
 #include "statistics.h"
+#include "sums.h"
 
 // Where the operands are in the op's order: dy, [dh,] x, [weight,] [layer,] dx, [dweight,] [dbias].
 constexpr int DY_AT = 0, DH_AT = 1, X_AT = 1 + RESIDUAL, WEIGHT_AT = X_AT + 1, LAYER_AT = WEIGHT_AT + WEIGHT;
@@ -31,15 +30,6 @@ struct Parts {
     }
     int64_t floats() const { return pitch * KINDS; }
 };
-
-// Sums are kept in the order of the lanes, which only the last store undoes.
-inline void get(const float* from, Floats& v) { v = load(from, All{}); }
-inline void get(const float* from, Pair& v) { v = {load(from, All{}), load(from + WIDTH / 2, All{})}; }
-inline void set(float* to, Floats v) { store(to, v, All{}); }
-inline void set(float* to, Pair v) {
-    store(to, v.even, All{});
-    store(to + WIDTH / 2, v.odd, All{});
-}
 
 // 1, -1, and 0 of zero and NaN.
 inline Floats sign(Floats v) {
@@ -239,21 +229,6 @@ void add_group(const Plan& plan, Operands at, const Parts& parts, int64_t group,
         }
     }
 }
-// Memory that a thread keeps from call to call: fresh pages would cost as much as the sums that are written there.
-struct Workspace {
-    float* data = nullptr;
-    int64_t size = 0;
-
-    ~Workspace() { std::free(data); }
-    float* of(int64_t floats) {
-        if (floats > size) {
-            std::free(data);
-            data = static_cast<float*>(std::aligned_alloc(128, floats * sizeof(float)));
-            size = data ? floats : 0;
-        }
-        return data;
-    }
-};
 
 template <bool STREAM, int PREFETCH, typename... Pointers>
 void all(const Plan* plan, Pointers... operands) {
