@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 
 from perfsuite.stats import Contrast, Verdict
 
-# Who is certainly within this of the leader may as well be taken.
+# A leader that is certainly no more than this behind may as well be taken.
 INDIFFERENT = 0.02
 # Rounds asked for at a time, and the fewest before a verdict counts: a block from each of three processes.
 BLOCK, FEWEST = 4, 12
@@ -18,17 +18,19 @@ _LATER = 1.1
 # Who needs this much more time in every sample of a block than the other in any of its own needs no test.
 _FAR = 1.25
 
+_MARGIN = 0.01
+
 Samples = list[list[float]]
 Race = Generator[list[int], tuple[Samples, bool], Samples]
 
 
-def race(entrants: int, rounds: int, margin: float = 0.01, error: float = 0.01, processes: int = 1) -> Race:
+def race(entrants: int, rounds: int, *, judged: Collection[int] = (), error: float = 0.01, processes: int = 1) -> Race:
     """Yields the entrants still in the race, is sent BLOCK samples of each and whether time is up, returns all samples.
 
     The blocks come from `processes` processes in turn. An entrant that is SLOWER than the leader drops out, with
     `error` shared among the entrants; it keeps its samples. So does one that is far behind in the first block. The race
-    ends when all that are left lie within INDIFFERENT of the leader, or cannot be told from it in `rounds`; or when
-    time is up and every entrant has FEWEST samples.
+    ends when the leader is no more than INDIFFERENT behind any that is left, and those that are `judged` (baselines)
+    lie within as much of it; or where `rounds` will not tell; or when time is up and every entrant has FEWEST samples.
     """
     samples: Samples = [[] for _ in range(entrants)]
     active = list(range(entrants))
@@ -46,8 +48,9 @@ def race(entrants: int, rounds: int, margin: float = 0.01, error: float = 0.01, 
             break
         look = _LATER * len(samples[leader])
         others = {e: contrast(samples[e], samples[leader], processes) for e in active if e != leader}
-        active = [e for e in active if e == leader or others[e].verdict(margin, each) is not Verdict.SLOWER]
-        if not any(_open(others[e], each, rounds) for e in active if e != leader):
+        active = [e for e in active if e == leader or others[e].verdict(_MARGIN, each) is not Verdict.SLOWER]
+        of_all = leader in judged
+        if not any(_open(others[e], of_all or e in judged, each, rounds) for e in active if e != leader):
             break
     return samples
 
@@ -63,7 +66,7 @@ def parade(entrants: int, rounds: int) -> Race:
 
 
 def verdict(
-    times: Sequence[float], against: Sequence[float], margin: float = 0.01, error: float = 0.01, processes: int = 1
+    times: Sequence[float], against: Sequence[float], margin: float = _MARGIN, error: float = 0.01, processes: int = 1
 ) -> Verdict:
     """Verdict on the rounds that both took part in, in blocks from `processes` processes in turn."""
     both = min(len(times), len(against))
@@ -80,8 +83,10 @@ def contrast(times: Sequence[float], against: Sequence[float], processes: int = 
     return Contrast.of(times[:both], against[:both], [at // BLOCK % processes for at in range(both)])
 
 
-def _open(other: Contrast, error: float, rounds: int) -> bool:
-    """Whether it matters which of the two is taken, and more rounds may tell."""
+def _open(other: Contrast, judged: bool, error: float, rounds: int) -> bool:
+    """Whether the leader may be worse than that one, or a verdict is wanted, and more rounds may tell."""
+    if not judged and other.at_least(-INDIFFERENT, error):
+        return False
     return not other.close(INDIFFERENT, error) and other.may_be_decided(INDIFFERENT, error, rounds)
 
 
@@ -89,6 +94,6 @@ def _far(times: Sequence[float], against: Sequence[float]) -> bool:
     return len(times) >= BLOCK and min(times) > _FAR * max(against)
 
 
-def close(times: Sequence[float], against: Sequence[float], margin: float = 0.01) -> bool:
+def close(times: Sequence[float], against: Sequence[float], margin: float = _MARGIN) -> bool:
     """Whether the medians lie within the margin, as a tie that a short race could not prove does."""
     return abs(math.log(statistics.median(times) / statistics.median(against))) <= math.log1p(margin)

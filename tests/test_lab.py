@@ -163,7 +163,7 @@ def test_a_replay_tells_the_same_under_the_same_seed_and_only_what_was_sampled(s
             assert truth == pytest.approx(middle)
         else:
             assert cost == truth == math.inf
-    drawn = one.rounds([0, 1], one.in_turn(12))
+    drawn = one.rounds([0, 1], one.in_turn([0, 1], 12))
     assert set(drawn[0]) <= {t for taken in recorded.visits[0].passes for t in taken}
 
 

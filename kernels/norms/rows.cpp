@@ -226,10 +226,11 @@ void all(const Plan* plan, Pointers... operands) {
         if (!starts_lines(at[Y_AT], plan->cols) || (RESIDUAL && !starts_lines(at[OPERANDS - 1], plan->cols)))
             return all<false, PREFETCH>(plan, operands...);
     const int64_t rows = plan->rows, count = (plan->cols + SPAN - 1) / SPAN;
-    const int threads = threads_for(rows * plan->cols, rows * count);
-    if (threads == 1) return range<STREAM, PREFETCH>(*plan, at, 0, rows);
+    const int most = threads_for(rows * plan->cols, rows * count);
+    if (most == 1) return range<STREAM, PREFETCH>(*plan, at, 0, rows);
     // Where rows are fewer than threads, all share each, if that takes less time than a row does.
-    const bool shared = rows < threads && rows * ((count + threads - 1) / threads) < count;
+    const bool shared = rows < most && rows * ((count + most - 1) / most) < count;
+    const int threads = shared || most < rows ? most : static_cast<int>(rows);
     RowTotals* const shares = shared ? static_cast<RowTotals*>(std::aligned_alloc(64, 2 * count * 64)) : nullptr;
 #pragma omp parallel num_threads(threads)
     {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from perfsuite import race, winners
 from perfsuite.kernel import Config
 from perfsuite.lab.replay import Replay
 from perfsuite.plan import EFFORTS
+from perfsuite.race import BLOCK
+from perfsuite.racing import PROCESSES
 from perfsuite.trial import Measurement, Trial
 from perfsuite.tune import finalists
 
@@ -46,12 +49,11 @@ def finalists_of(replay: Replay, evaluated: Sequence[int]) -> tuple[int, ...]:
 
 def raced(replay: Replay, entrants: Sequence[int]) -> Decision:
     """The race that tuning would hold, on resampled rounds, and its winner by the rule of the table of winners."""
-    steps = race.race(len(entrants), EFFORT.rounds, processes=len(replay.racers))
-    active = next(steps)
-    number = 0
-    while True:
-        block = replay.block([entrants[at] for at in active], number)
-        number += 1
+    steps = race.race(len(entrants), EFFORT.rounds, processes=PROCESSES)
+    active, passes = next(steps), replay.racing(entrants)
+    for number in itertools.count():
+        taken = replay.rounds([entrants[at] for at in active], [passes[number % len(passes)]] * BLOCK)
+        block = [list(drawn) for drawn in taken]
         try:
             active = steps.send((block, False))
         except StopIteration as end:
@@ -69,7 +71,7 @@ def repeated(replay: Replay, entrants: Sequence[int], repeats: int, *, in_turn: 
     They come from one process, as a tuner that measures one config after the other takes them, or from all processes
     `in_turn`, as a race does.
     """
-    passes = replay.in_turn(repeats) if in_turn else replay.in_one(repeats)
+    passes = replay.in_turn(entrants, repeats) if in_turn else replay.in_one(repeats)
     medians = np.median(replay.rounds(entrants, passes), axis=1)
     return Decision(entrants[int(medians.argmin())], tuple(entrants), repeats * len(entrants))
 
@@ -79,7 +81,7 @@ def _trial(replay: Replay, at: int, samples: Sequence[float], race: str = "") ->
     config: Config = subject.space.configs[at]
     return Trial(
         *(subject.machine, subject.workload, subject.kernel, config, subject.policy, subject.digest),
-        Measurement(tuple(map(float, samples)), processes=len(replay.racers) if race else 1),
+        Measurement(tuple(map(float, samples)), processes=PROCESSES if race else 1),
         created=replay.table.created,
         stage="race" if race else "search",
         race=race,

@@ -1,10 +1,10 @@
 """A table played back: what a search, a race and the truth would be under one seed, without any device.
 
-The seed splits the passes over the whole space into two halves. A search sees, of every config, the median of a
-bootstrap resample of one visit of the first half; a race draws its samples from the visits of the first half; the truth
-is what the second half and the further passes over the best, which neither has seen, say of a config beside all others
-in the same pass. The kernel's default is hidden, because its author chose it on such a machine: a search starts at a
-random config that works.
+The seed splits the passes over the whole space into two halves, and the further passes over the best likewise. A search
+sees, of every config, the median of a bootstrap resample of one visit of the first half. A race draws each of its blocks
+from a visit of the first halves, because each lies in memory of its own, as a visit does. The truth is what the second
+halves, which neither has seen, say of a config beside all others in the same pass. The kernel's default is hidden,
+because its author chose it on such a machine: a search starts at a random config that works.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import numpy.typing as npt
 from perfsuite.kernel import Space
 from perfsuite.lab.table import LabTable
 from perfsuite.race import BLOCK
-from perfsuite.racing import PROCESSES
 from perfsuite.search import Strategy
 
 Floats = npt.NDArray[np.float64]
@@ -69,9 +68,10 @@ class Replay:
         self.table, self.works, self.places = tape.table, tape.works, tape.places
         self.random = np.random.default_rng([seed, len(tape.works)])
         split = self.random.permutation(self.table.passes)
-        further = np.arange(self.table.passes, tape.levels.shape[1])
+        further = self.random.permutation(np.arange(self.table.passes, tape.levels.shape[1]))
         self._seen = split[: self.table.passes // 2]
-        self._fresh = np.concatenate([split[self.table.passes // 2 :], further])
+        self._raced = np.concatenate([self._seen, further[: len(further) // 2]])
+        self._fresh = np.concatenate([split[self.table.passes // 2 :], further[len(further) // 2 :]])
         self.costs = self._costs()
         self.start = int(self.random.choice(np.flatnonzero(self.works)))
 
@@ -122,14 +122,9 @@ class Replay:
         timed = [len(v.passes[0]) * v.calls if v.passes else 0 for v in self.table.visits]
         return np.asarray(built + np.where(self.works, self.costs, 0.0) * np.array(timed))
 
-    @cached_property
-    def racers(self) -> list[int]:
-        """The passes that stand for the processes of a race: as many as it has, or all of the first half."""
-        return [int(number) for number in self._seen[:PROCESSES]]
-
-    def block(self, entrants: Sequence[int], number: int) -> list[list[float]]:
-        """BLOCK samples of each entrant, all from one pass; blocks take turns among the passes of `racers`."""
-        return [list(drawn) for drawn in self.rounds(entrants, [self.racers[number % len(self.racers)]] * BLOCK)]
+    def racing(self, entrants: Sequence[int]) -> list[int]:
+        """The passes that a race draws its blocks from: those of the first halves that all entrants were in."""
+        return [int(n) for n in self._raced if all(n < len(self.tape.visits[at]) for at in entrants)]
 
     def rounds(self, entrants: Sequence[int], passes: Sequence[int]) -> Floats:
         """(entrant, round): a sample of each entrant in each round, drawn from its visit in the round's pass."""
@@ -141,9 +136,10 @@ class Replay:
                 drawn[row, here] = self.random.choice(visit, int(here.sum()))
         return drawn
 
-    def in_turn(self, count: int) -> list[int]:
-        """The passes of `count` rounds that come in blocks from `racers` in turn."""
-        return [self.racers[k // BLOCK % len(self.racers)] for k in range(count)]
+    def in_turn(self, entrants: Sequence[int], count: int) -> list[int]:
+        """The passes of `count` rounds that come in blocks from those of a race in turn."""
+        passes = self.racing(entrants)
+        return [passes[k // BLOCK % len(passes)] for k in range(count)]
 
     def in_one(self, count: int) -> list[int]:
         """The passes of `count` rounds that are all of one pass."""
