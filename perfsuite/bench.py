@@ -186,8 +186,9 @@ class Bench:
         for at in request["active"]:
             if at not in self._heat.racers:
                 racer = self._heat.racers[at] = self._racer(request["candidates"][at], request)
-                # Moved before its first call: outputs of its own, once touched, would be 0.5 GB for each entrant.
-                self._heat.move([racer], policy, int(request["cache_bytes"]))
+                if policy.cache == "warm":
+                    # Before its first call: outputs of its own, once touched, may be 0.5 GB for each entrant.
+                    self._heat.move([racer], policy, int(request["cache_bytes"]))
                 self.say("measure")
                 racer.timer.warm_up(_RACE_WARM_UP)
         racers = [self._heat.racers[at] for at in request["active"]]

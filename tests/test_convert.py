@@ -199,7 +199,7 @@ def test_the_table_of_gains_names_every_model_and_what_is_unknown(
         return encoder().to(dtype), {"src": torch.randn(2, 5, WIDTH, dtype=dtype)}
 
     monkeypatch.setattr(table, "CASES", {"tiny": table.Case("an encoder", make)})
-    table.main(["tiny"], dtype="bf16", rounds=3, threads=torch.get_num_threads(), eager=True)
+    table.main(["tiny"], dtype="bf16", rounds=12, threads=torch.get_num_threads(), eager=True)
     rows = [line for line in capsys.readouterr().out.splitlines() if "an encoder" in line]
     assert [row.split(" | ")[1] for row in rows] == ["Pre-RMSNorm", "Pre-CRMSNorm", "no norms"]
     assert all(row.count("%") == 2 and " to " in row for row in rows)
