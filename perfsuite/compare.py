@@ -150,7 +150,8 @@ def compare(wish: Wish) -> Journal:
     try:
         for at, workload in enumerate(left, start=len(workloads) - len(left) + 1):
             if time.monotonic() - start > wish.seconds:
-                print(f"perfsuite: {len(left)} races were left and the time is up", file=sys.stderr)
+                remain = units.several(len(workloads) - at + 1, "race")
+                print(f"perfsuite: the time is up; the same command goes on with {remain}", file=sys.stderr)
                 break
             rows = _raced(racers, draw.entrants(workload), wish, draw.level(workload))
             if rows:
