@@ -40,20 +40,20 @@ def _gpt2(dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
     return transformers.GPT2Model(config).to(dtype), {"input_ids": tokens, "use_cache": False, "return_dict": False}
 
 
-def _vit(width: int, batch: int, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
+def _vit(width: int, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
     import transformers
 
     config = transformers.ViTConfig(
         hidden_size=width, intermediate_size=4 * width, num_attention_heads=width // 64, num_hidden_layers=_LAYERS
     )
-    images = torch.randn(batch, 3, 224, 224, dtype=dtype)
+    images = torch.randn(1, 3, 224, 224, dtype=dtype)
     return transformers.ViTForImageClassification(config).to(dtype), {"pixel_values": images, "return_dict": False}
 
 
 CASES = {
     "gpt2": Case("GPT-2, width 768, 64 tokens", _gpt2),
-    "vit-b": Case("ViT-B/16, width 768, 1 image", lambda dtype: _vit(768, 1, dtype)),
-    "vit-ti": Case("ViT-Ti/16, width 192, 4 images", lambda dtype: _vit(192, 4, dtype)),
+    "vit-b": Case("ViT-B/16, width 768, 1 image", lambda dtype: _vit(768, dtype)),
+    "vit-ti": Case("ViT-Ti/16, width 192, 1 image", lambda dtype: _vit(192, dtype)),
 }
 
 
