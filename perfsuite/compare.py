@@ -90,6 +90,8 @@ class Draw:
         measured = self.ceilings.level(size)
         if measured is not None:
             return measured.name
+        if self.policy.cache == "cold" or self.policy.device != "cpu":
+            return "DRAM"
         return next((name for name in ("L1d", "L2", "L3") if size <= self.machine.cache(name)), "DRAM")
 
     def _candidates(self, workload: Workload) -> Iterator[tuple[Kernel, Candidate]]:
@@ -143,7 +145,7 @@ def compare(wish: Wish) -> Journal:
         os.environ["PERFSUITE_KERNELS"] = os.pathsep.join(filter(None, [os.environ.get("PERFSUITE_KERNELS"), ours]))
     machine, known = detect.machine(), registry.discover()
     workloads = _workloads(known, wish)
-    journal = Journal.resume(wish.out, machine, wish.policy)
+    journal = Journal.resume(wish.out, machine, wish.policy, wish.peers)
     left = [w for w in workloads if not journal.has(str(w), known.digests)]
     draw = _draw(known, machine, wish)
     racers = Racers(detect.allowed_cores()[-wish.policy.threads :], wish.policy.threads)

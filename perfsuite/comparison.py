@@ -43,12 +43,13 @@ class Row:
 class Journal:
     """The races of one machine under one policy, by workload; kept in a file of JSON lines where there is a path.
 
-    The first line is the machine and the policy, each further one the rows of a race. Of two races on one workload the
-    later counts.
+    The first line is the machine, the policy and whether peers took part, each further one the rows of a race. Of two
+    races on one workload the later counts.
     """
 
     machine: Machine
     policy: Policy
+    peers: bool = False
     races: dict[str, tuple[Row, ...]] = field(default_factory=dict)
     path: Path | None = None
 
@@ -63,18 +64,21 @@ class Journal:
             machine, policy = Machine.from_json(heading["machine"]), Policy.from_json(heading["policy"])
         except (ValueError, KeyError, TypeError) as wrong:
             raise ValueError(f"{path} holds no comparison ({wrong}): name another file") from wrong
-        return cls(machine, policy, {race[0].workload: race for race in races}, path)
+        return cls(machine, policy, bool(heading["peers"]), {race[0].workload: race for race in races}, path)
 
     @classmethod
-    def resume(cls, path: Path | None, machine: Machine, policy: Policy) -> Journal:
-        """Go on where the file ends, or begin it. Raises ValueError if it is of another machine or policy."""
+    def resume(cls, path: Path | None, machine: Machine, policy: Policy, peers: bool = False) -> Journal:
+        """Go on where the file ends, or begin it. Raises ValueError if its races were others than these would be."""
         if path is None or not path.exists():
-            journal = cls(machine, policy, path=path)
-            journal._write({"machine": machine.to_json(), "policy": policy.to_json()})
+            journal = cls(machine, policy, peers, path=path)
+            journal._write({"machine": machine.to_json(), "policy": policy.to_json(), "peers": peers})
             return journal
         journal = cls.load(path)
         if (journal.machine, journal.policy) != (machine, policy):
             raise ValueError(f"{path} was measured on another machine, environment or policy: name another file")
+        if journal.peers != peers:
+            how = "with" if journal.peers else "without"
+            raise ValueError(f"{path} was measured {how} --peers: do the same, or name another file")
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         return journal
 

@@ -37,7 +37,7 @@ def race(workload: str, level: str = "L2", **seconds: float) -> tuple[Row, ...]:
 
 
 def printed(*races: tuple[Row, ...], goals: bool = True) -> str:
-    journal = Journal(MACHINE, Policy(), {rows[0].workload: rows for rows in races})
+    journal = Journal(MACHINE, Policy(), races={rows[0].workload: rows for rows in races})
     console = Console(file=io.StringIO(), width=200)
     standings.show(journal, console, goals=goals)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
@@ -161,6 +161,8 @@ def test_a_journal_goes_on_after_a_line_that_was_never_finished(tmp_path: Path) 
     for machine, policy in ((replace(MACHINE, cpu="Another"), Policy()), (MACHINE, Policy(threads=2))):
         with pytest.raises(ValueError, match="another machine, environment or policy: name another file"):
             Journal.resume(path, machine, policy)
+    with pytest.raises(ValueError, match="measured without --peers"):
+        Journal.resume(path, MACHINE, Policy(), peers=True)
 
 
 def test_what_is_no_journal_is_said(tmp_path: Path) -> None:
