@@ -198,6 +198,8 @@ def _raced(racers: Racers, entrants: Sequence[Entrant], wish: Wish, level: str) 
             able.append(entrant)
         elif isinstance(failed.outcome, Failure):
             print(f"perfsuite: {entrant.candidate} is left out: {failed.outcome.reason}", file=sys.stderr)
+    if all(entrant.role == FLOOR for entrant in able):
+        return []
     try:
         with alone():
             if wish.grid:
@@ -227,7 +229,7 @@ def _rows(able: Sequence[Entrant], samples: Sequence[Sequence[float]], level: st
 
     floor, other = fastest(FLOOR), fastest(OTHER)
     eager = next((s for e, s in zip(able, samples) if e.candidate.kernel.default and e.role == OTHER), None)
-    workload = next((str(e.candidate.workload) for e in able if e.role != FLOOR), "")
+    workload = next(str(e.candidate.workload) for e in able if e.role != FLOOR)
     return [
         Row(
             workload,
@@ -240,7 +242,6 @@ def _rows(able: Sequence[Entrant], samples: Sequence[Sequence[float]], level: st
             *(_ratio(times, against) for against in (floor, other, eager)),
         )
         for entrant, times in sorted(zip(able, samples), key=lambda pair: statistics.median(pair[1]))
-        if workload
     ]
 
 
