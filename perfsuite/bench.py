@@ -185,7 +185,12 @@ class Bench:
         self._heat = self._heat or Heat(str(request["race"]), {})
         for at in request["active"]:
             if at not in self._heat.racers:
-                self._heat.racers[at] = self._racer(request["candidates"][at], request)
+                racer = self._heat.racers[at] = self._racer(request["candidates"][at], request)
+                if policy.cache == "warm":
+                    # Before its first call: outputs of its own, once touched, may be 0.5 GB for each entrant.
+                    self._heat.move([racer], policy, int(request["cache_bytes"]))
+                self.say("measure")
+                racer.timer.warm_up(_RACE_WARM_UP)
         racers = [self._heat.racers[at] for at in request["active"]]
         shuffled = random.Random(int(request["seed"]))
         taken: list[list[Any]] = [[] for _ in racers]
@@ -203,10 +208,7 @@ class Bench:
 
     def _racer(self, candidate: Mapping[str, Any], request: Mapping[str, Any]) -> Racer:
         run, case = self._built({**candidate, "policy": request["policy"]}, _SEEDS[0])
-        timer = self._timer(run, case, request)
-        self.say("measure")
-        timer.warm_up(_RACE_WARM_UP)
-        return Racer(case, timer)
+        return Racer(case, self._timer(run, case, request))
 
     def _case(self, request: Mapping[str, Any], seed: int) -> Case:
         workload = Workload.from_json(request["workload"])

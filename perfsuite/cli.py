@@ -152,18 +152,42 @@ def compare(
     rounds: Annotated[int, typer.Option(min=8, help="Interleaved rounds.")] = 40,
     policy: Annotated[str, typer.Option(metavar="WORDS", help="As given to `tune`.")] = "",
     peers: Annotated[bool, typer.Option("--peers", help="Other libraries too, where they are installed.")] = False,
+    goals: Annotated[
+        bool, typer.Option("--targets", help="The shapes that have targets, and whether these are met.")
+    ] = False,
+    budget: Annotated[str | None, typer.Option(metavar="TIME", help="Begin no race after so long.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep every race as it ends, and go on from what is there.")
+    ] = None,
+    show: Annotated[Path | None, typer.Option(metavar="FILE", help="Show such a file; measure nothing.")] = None,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Race every kernel's best config, with a plain copy of the same bytes, in one interleaved run."""
-    from perfsuite import compare
+    """Race every kernel's best config, with the fastest probe of the same bytes, in one interleaved run."""
+    from perfsuite import standings, units
+    from perfsuite.compare import Wish, compare
+    from perfsuite.comparison import Journal
     from perfsuite.policy import Policy
 
-    rows = compare.compare(tuple(patterns or ()), Policy.parse(policy, threads), rounds, db, peers=peers)
-    if as_json:
-        terminal.print_json([row.to_json() for row in rows])
+    if show is None:
+        seconds = units.parse_duration(budget) if budget else float("inf")
+        wish = Wish(
+            tuple(patterns or ()),
+            Policy.parse(policy, threads),
+            rounds,
+            db,
+            peers,
+            grid=goals,
+            seconds=seconds,
+            out=out,
+        )
+        journal = compare(wish)
     else:
-        compare.show(rows, terminal.console())
+        journal = Journal.load(show)
+    if as_json:
+        terminal.print_json(standings.to_json(journal, goals=goals))
+    else:
+        standings.show(journal, terminal.console(), goals=goals)
 
 
 @app.command()

@@ -1,116 +1,248 @@
-"""What `perfsuite compare` does: every kernel's best config side by side, with a plain copy of the same bytes."""
+"""What `perfsuite compare` does: every kernel's best config side by side, with the fastest probe of the same bytes."""
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
-from collections import defaultdict
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import geometric_mean
-from typing import Any
 
-from rich.console import Console
-from rich.table import Table as Grid
-
-from perfsuite import detect, places, registry, units
+from perfsuite import budget, detect, places, registry, targets, units
+from perfsuite.comparison import FLOOR, OTHER, OURS, Journal, Row
+from perfsuite.kernel import Config, Kernel
 from perfsuite.machine import Machine
-from perfsuite.op import ITEMSIZE, Workload
-from perfsuite.plan import refused
+from perfsuite.op import ITEMSIZE, Op, Workload
+from perfsuite.plan import PROBES, elsewhere, refused
 from perfsuite.policy import Policy
+from perfsuite.race import BLOCK
 from perfsuite.racing import Racers
 from perfsuite.registry import Registry
 from perfsuite.results import Results
-from perfsuite.trial import Failure, Trial
+from perfsuite.roofline import Ceilings
+from perfsuite.seeds import Seeds
+from perfsuite.trial import Failure
 from perfsuite.worker import Candidate, WorkerDied, alone
 
-COPY = "copy"
-_PLAIN, PEERS = "plain copy", "peers"
+PEERS = "peers"
+# How many of each role a trial heat leaves for the rounds that count: two that are close may change places.
+_FINALISTS = {FLOOR: 2, OURS: 3, OTHER: 2}
+_VECTORS = {"copy": 2, "triad": 3}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One kernel on one workload: median seconds, and the median ratio to copy and to eager over the rounds."""
+class Wish:
+    """What is to be compared, and how.
 
-    workload: str
-    kernel: str
-    config: str
-    seconds: float
-    against_copy: float | None
-    against_eager: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def compare(patterns: Sequence[str], policy: Policy, rounds: int, db: str | None, *, peers: bool = False) -> list[Row]:
-    """Race, per workload, the best known config of every kernel (its default where none is known) and a copy.
-
-    With `peers`, the other libraries of the folder `peers` that are installed take part.
+    With `peers`, the other libraries of the folder `peers` that are installed take part. With `grid`, the shapes of
+    `targets` that the patterns name are raced, in an order that may be cut anywhere, and only the best of a trial heat
+    run all rounds. `seconds` ends the comparison. `out` keeps what was measured: what is there is not measured again.
     """
-    if peers:
+
+    patterns: tuple[str, ...]
+    policy: Policy
+    rounds: int
+    db: str | None = None
+    peers: bool = False
+    grid: bool = False
+    seconds: float = math.inf
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A candidate, and whether it is perfsuite's own, another's, or the floor."""
+
+    role: str
+    candidate: Candidate
+
+
+@dataclass
+class Draw:
+    """Who takes part in the race on a workload."""
+
+    known: Registry
+    machine: Machine
+    policy: Policy
+    seeds: Seeds
+    ceilings: Ceilings
+    _said: set[str] = field(default_factory=set)
+
+    def entrants(self, workload: Workload) -> list[Entrant]:
+        """Of every kernel that can run it, the best known config; where none is, the nearest shape's and the default.
+
+        And the probes that move as many bytes, unless it is one itself.
+        """
+        found = [
+            Entrant(OTHER if _foreign(kernel) else OURS, candidate) for kernel, candidate in self._candidates(workload)
+        ]
+        if self.known.ops[workload.op].family != PROBES:
+            probe = self._probe(workload)
+            found += [Entrant(FLOOR, candidate) for _, candidate in self._candidates(probe)]
+        return found
+
+    def level(self, workload: Workload) -> str:
+        """The memory level that holds the bytes: by the knees of the measured copies, else by the reported caches."""
+        size = self.known.ops[workload.op].least_bytes(workload)
+        measured = self.ceilings.level(size)
+        if measured is not None:
+            return measured.name
+        if self.policy.cache == "cold" or self.policy.device != "cpu":
+            return "DRAM"
+        return next((name for name in ("L1d", "L2", "L3") if size <= self.machine.cache(name)), "DRAM")
+
+    def _candidates(self, workload: Workload) -> Iterator[tuple[Kernel, Candidate]]:
+        for kernel in self.known.kernels_for(workload.op):
+            refusal = elsewhere(kernel, self.policy) or refused(kernel, workload, self.machine)
+            if refusal is None:
+                for config in self._configs(workload, kernel):
+                    yield kernel, Candidate(workload, kernel, config)
+            elif kernel.family == PEERS:
+                self._say(f"{kernel} is left out on {workload.op} {workload.dtype}: {refusal}")
+
+    def _configs(self, workload: Workload, kernel: Kernel) -> tuple[Config, ...]:
+        best = self.seeds.best(workload, kernel)
+        if best is not None:
+            return (best,)
+        space = kernel.space(workload, self.machine)
+        return tuple(dict.fromkeys((*self.seeds.first(workload, kernel, space)[:1], space.configs[0])))
+
+    def _probe(self, workload: Workload) -> Workload:
+        """A copy of as many bytes, half read and half written; a triad for what reads two tensors to write one."""
+        op = self.known.ops[workload.op]
+        name = "triad" if _reads_twice(op) else "copy"
+        elements = op.least_bytes(workload) // _VECTORS[name] // ITEMSIZE["f32"]
+        return Workload(name, (("elements", elements), ("passes", 1)))
+
+    def _say(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            print(f"perfsuite: {what}", file=sys.stderr)
+
+
+def _reads_twice(op: Op) -> bool:
+    """Whether it reads two tensors of the first input's axes for each that it writes: gradients do."""
+    reads, writes = (sum(o.axes == op.inputs[0].axes for o in operands) for operands in (op.inputs, op.outputs))
+    return reads == 2 * writes > 0
+
+
+def _foreign(kernel: Kernel) -> bool:
+    return kernel.family == PEERS or kernel.name.startswith(("eager", "inductor"))
+
+
+def compare(wish: Wish) -> Journal:
+    """Race what the wish names; a line on standard error for every race, and the journal of them all.
+
+    Raises ValueError where nothing that was asked for could be raced.
+    """
+    start = time.monotonic()
+    if wish.peers:
         # In the environment, because the worker finds its kernels itself.
-        os.environ["PERFSUITE_KERNELS"] = os.pathsep.join(
-            filter(None, [os.environ.get("PERFSUITE_KERNELS"), str(Path(__file__).with_name(PEERS))])
-        )
+        ours = str(Path(__file__).with_name(PEERS))
+        os.environ["PERFSUITE_KERNELS"] = os.pathsep.join(filter(None, [os.environ.get("PERFSUITE_KERNELS"), ours]))
     machine, known = detect.machine(), registry.discover()
-    with Results.open(places.database_url(db)) as results:
-        trials = results.trials(machine, policy=policy, stage="search")
-    racers = Racers(detect.allowed_cores()[-policy.threads :], policy.threads)
-    rows: list[Row] = []
+    workloads = _workloads(known, wish)
+    journal = Journal.resume(wish.out, machine, wish.policy, wish.peers)
+    left = [w for w in workloads if not journal.has(str(w), known.digests)]
+    draw = _draw(known, machine, wish)
+    racers = Racers(detect.allowed_cores()[-wish.policy.threads :], wish.policy.threads)
     try:
-        for job in known.select(patterns):
-            candidates = list(_candidates(known, machine, job.workload, trials))
-            candidates += _copies(known, machine, job.workload)
-            rows += _raced(racers, candidates, policy, rounds)
+        for at, workload in enumerate(left, start=len(workloads) - len(left) + 1):
+            if time.monotonic() - start > wish.seconds:
+                remain = units.several(len(workloads) - at + 1, "race")
+                print(f"perfsuite: the time is up; the same command goes on with {remain}", file=sys.stderr)
+                break
+            rows = _raced(racers, draw.entrants(workload), wish, draw.level(workload))
+            if rows:
+                journal.add(rows)
+                print(f"perfsuite: {at}/{len(workloads)} {_said(rows)}", file=sys.stderr)
     finally:
         racers.close()
-    return rows
+    if left and not journal.races:
+        raise ValueError("nothing that was asked for could be raced: the lines above say why")
+    return journal
 
 
-def _candidates(known: Registry, machine: Machine, workload: Workload, trials: Sequence[Trial]) -> Iterator[Candidate]:
-    for kernel in known.kernels_for(workload.op):
-        if refused(kernel, workload, machine) is None:
-            mine = [t for t in trials if t.workload == workload and t.kernel == str(kernel) and t.measurement]
-            fresh = [t for t in mine if t.digest == kernel.digest]
-            best = min(fresh, key=lambda t: t.seconds).config if fresh else kernel.space(workload, machine).configs[0]
-            yield Candidate(workload, kernel, best)
+def _workloads(known: Registry, wish: Wish) -> list[Workload]:
+    if not wish.grid:
+        return [job.workload for job in known.select(wish.patterns)]
+    grid = list(targets.workloads(known.ops))
+    if wish.patterns:
+        grid = [w for w in grid if any(known.names(pattern, w, "") for pattern in wish.patterns)]
+    if not grid:
+        ops = ", ".join((*targets.FORWARD, *targets.BACKWARD))
+        raise ValueError(f"there are no targets for {' '.join(wish.patterns)}, but for the grid of shapes of {ops}")
+    return budget.spread(grid, known.ops)
 
 
-def _copies(known: Registry, machine: Machine, workload: Workload) -> list[Candidate]:
-    """`y.copy_(x)` of as many bytes as the workload must move, half read and half written."""
-    if COPY not in known.ops:
-        return []
-    elements = known.ops[workload.op].least_bytes(workload) // 2 // ITEMSIZE["f32"]
-    plain = Workload(COPY, (("elements", elements),))
-    eager = next(k for k in known.kernels_for(COPY) if k.default)
-    return [Candidate(plain, eager, eager.space(plain, machine).configs[0])]
+def _draw(known: Registry, machine: Machine, wish: Wish) -> Draw:
+    with Results.open(places.database_url(wish.db)) as results:
+        trials = [t for t in results.trials(policy=wish.policy) if known.digests.get(t.kernel) == t.digest]
+    here = [t for t in trials if t.machine == machine]
+    ceilings = Ceilings.of(here, known.ops, wish.policy)
+    return Draw(known, machine, wish.policy, Seeds(machine, trials), ceilings)
 
 
-def _raced(racers: Racers, candidates: Sequence[Candidate], policy: Policy, rounds: int) -> Iterator[Row]:
-    """The rows of one race, fastest first. A candidate that cannot be built or run is left out with a word."""
+def _raced(racers: Racers, entrants: Sequence[Entrant], wish: Wish, level: str) -> list[Row]:
+    """The rows of one race, fastest first; none where it ended early, which is said.
+
+    A candidate that cannot be built or run is left out with a word.
+    """
     able = []
-    for candidate in candidates:
-        failed = racers.workers[0].build(candidate, policy)
+    for entrant in entrants:
+        failed = racers.workers[0].build(entrant.candidate, wish.policy)
         if failed is None:
-            able.append(candidate)
+            able.append(entrant)
         elif isinstance(failed.outcome, Failure):
-            print(f"perfsuite: {candidate} is left out: {failed.outcome.reason}", file=sys.stderr)
+            print(f"perfsuite: {entrant.candidate} is left out: {failed.outcome.reason}", file=sys.stderr)
+    if all(entrant.role == FLOOR for entrant in able):
+        return []
     try:
         with alone():
-            samples = [m.samples for m in racers.rounds(able, policy, rounds)]
+            if wish.grid:
+                able = _finalists(able, _samples(racers, able, wish.policy, BLOCK))
+            samples = _samples(racers, able, wish.policy, wish.rounds)
     except WorkerDied as died:
-        raise ValueError(f"{candidates[0].workload}: the race ended early: {died}") from died
-    copy = next((s for c, s in zip(able, samples) if c.workload.op == COPY), None)
-    eager = next((s for c, s in zip(able, samples) if c.kernel.default and c.workload.op != COPY), None)
-    workload = str(candidates[0].workload)
-    for candidate, times in sorted(zip(able, samples), key=lambda pair: statistics.median(pair[1])):
-        name = _PLAIN if candidate.workload.op == COPY else str(candidate.kernel)
-        ratios = _ratio(times, copy), _ratio(times, eager)
-        yield Row(workload, name, str(candidate.config), statistics.median(times), *ratios)
+        print(f"perfsuite: {entrants[0].candidate.workload}: the race ended early: {died}", file=sys.stderr)
+        return []
+    return _rows(able, samples, level)
+
+
+def _samples(racers: Racers, able: Sequence[Entrant], policy: Policy, rounds: int) -> list[Sequence[float]]:
+    return [m.samples for m in racers.rounds([entrant.candidate for entrant in able], policy, rounds)]
+
+
+def _finalists(able: Sequence[Entrant], samples: Sequence[Sequence[float]]) -> list[Entrant]:
+    """The fastest of each role."""
+    ordered = sorted(zip(able, samples), key=lambda pair: statistics.median(pair[1]))
+    of = {role: [entrant for entrant, _ in ordered if entrant.role == role] for role in _FINALISTS}
+    return [entrant for role, most in _FINALISTS.items() for entrant in of[role][:most]]
+
+
+def _rows(able: Sequence[Entrant], samples: Sequence[Sequence[float]], level: str) -> list[Row]:
+    def fastest(role: str) -> Sequence[float] | None:
+        of = [times for entrant, times in zip(able, samples) if entrant.role == role]
+        return min(of, key=statistics.median, default=None)
+
+    floor, other = fastest(FLOOR), fastest(OTHER)
+    eager = next((s for e, s in zip(able, samples) if e.candidate.kernel.default and e.role == OTHER), None)
+    workload = next(str(e.candidate.workload) for e in able if e.role != FLOOR)
+    return [
+        Row(
+            workload,
+            level,
+            entrant.role,
+            str(entrant.candidate.kernel),
+            str(entrant.candidate.config),
+            entrant.candidate.kernel.digest,
+            statistics.median(times),
+            *(_ratio(times, against) for against in (floor, other, eager)),
+        )
+        for entrant, times in sorted(zip(able, samples), key=lambda pair: statistics.median(pair[1]))
+    ]
 
 
 def _ratio(times: Sequence[float], against: Sequence[float] | None) -> float | None:
@@ -118,67 +250,9 @@ def _ratio(times: Sequence[float], against: Sequence[float] | None) -> float | N
     return None if against is None else statistics.median(a / b for a, b in zip(times, against))
 
 
-@dataclass(frozen=True)
-class Standing:
-    """An op on one dtype over its workloads: perfsuite's fastest kernel against a plain copy and against all others.
-
-    The others are eager, inductor and the peers. Both are geometric means and worst cases of time / time.
-    """
-
-    op: str
-    dtype: str
-    workloads: int
-    against_copy: float
-    worst_copy: float
-    against_others: float
-    worst_others: float
-
-
-def standings(rows: Sequence[Row]) -> list[Standing]:
-    """Of each op and dtype that has kernels of perfsuite's own, others and a copy beside them."""
-    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for name, several in groupby(rows, key=lambda row: row.workload):
-        workload, raced = Workload.parse(name), [row for row in several if row.kernel != _PLAIN]
-        ours = min((row for row in raced if not _other(row)), key=_seconds, default=None)
-        other = min(filter(_other, raced), key=_seconds, default=None)
-        if ours is not None and other is not None and ours.against_copy is not None:
-            found[workload.op, workload.dtype].append((ours.against_copy, ours.seconds / other.seconds))
-    return [_standing(op, dtype, pairs) for (op, dtype), pairs in found.items()]
-
-
-def _standing(op: str, dtype: str, pairs: Sequence[tuple[float, float]]) -> Standing:
-    copies, others = zip(*pairs)
-    return Standing(op, dtype, len(pairs), geometric_mean(copies), max(copies), geometric_mean(others), max(others))
-
-
-def _seconds(row: Row) -> float:
-    return row.seconds
-
-
-def _other(row: Row) -> bool:
-    """Whether the row's kernel is none of perfsuite's own: eager, inductor or a peer."""
-    family, _, name = row.kernel.partition("/")
-    return family == PEERS or name.startswith(("eager", "inductor"))
-
-
-def show(rows: Sequence[Row], console: Console) -> None:
-    for workload in dict.fromkeys(row.workload for row in rows):
-        grid = Grid(title=workload.replace("[", "\\["), title_justify="left", box=None, padding=(0, 2, 0, 0))
-        for column in ("kernel", "time", "x copy", "x eager", "config"):
-            grid.add_column(column, justify="right" if column.startswith(("time", "x ")) else "left", overflow="fold")
-        for row in (r for r in rows if r.workload == workload):
-            ratios = ("-" if r is None else f"{r:.2f}" for r in (row.against_copy, row.against_eager))
-            grid.add_row(row.kernel, units.seconds(row.seconds), *ratios, row.config)
-        console.print(grid, "")
-    if found := standings(rows):
-        console.print(_summary(found))
-
-
-def _summary(standings: Sequence[Standing]) -> Grid:
-    grid = Grid(title="perfsuite's fastest against the rest", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("op", "shapes", "x copy", "at worst", "x best other", "at worst"):
-        grid.add_column(column, justify="left" if column == "op" else "right")
-    for s in standings:
-        means = (s.against_copy, s.worst_copy, s.against_others, s.worst_others)
-        grid.add_row(f"{s.op} {s.dtype}", str(s.workloads), *(f"{mean:.2f}" for mean in means))
-    return grid
+def _said(rows: Sequence[Row]) -> str:
+    """`softmax[rows=1,cols=64,f32]: 1.2 us, 1.21x floor, 0.52x best other (softmax/native_resident)`."""
+    best = next((row for row in rows if row.role == OURS), rows[0])
+    named = {"floor": best.against_floor, "best other": best.against_other}
+    ratios = [f"{ratio:.2f}x {name}" for name, ratio in named.items() if ratio is not None]
+    return f"{best.workload}: {', '.join([units.seconds(best.seconds), *ratios])} ({best.kernel})"

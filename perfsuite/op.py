@@ -263,11 +263,16 @@ class Op:
 
     def least_bytes(self, workload: Workload) -> int:
         """Compulsory traffic in bytes: every input read once and every output written once."""
-        total = 0
-        for operand in self.inputs + self.outputs:
-            elements = _numel(self.shape(operand, workload))
-            total += elements * ITEMSIZE[self.dtype(operand, workload)]
-        return total
+        return sum(self._bytes(operand, workload) for operand in self.inputs + self.outputs)
+
+    def memory_passes(self, workload: Workload) -> tuple[float, float]:
+        """(reads, writes): the compulsory bytes in units of the largest operand's, (1, 1) for a copy."""
+        sizes = [[self._bytes(o, workload) for o in operands] for operands in (self.inputs, self.outputs)]
+        largest = max(1, *sizes[0], *sizes[1])
+        return sum(sizes[0]) / largest, sum(sizes[1]) / largest
+
+    def _bytes(self, operand: Operand, workload: Workload) -> int:
+        return _numel(self.shape(operand, workload)) * ITEMSIZE[self.dtype(operand, workload)]
 
     def traffic(self, workload: Workload) -> int:
         """Bytes read and written in one call: the least bytes, as often as the op goes over its operands."""

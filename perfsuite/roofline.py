@@ -195,17 +195,22 @@ class Ceilings:
             return self.levels[-1] if self.levels else None
         return next((level for level in self.levels if level.capacity is None or footprint <= level.capacity), None)
 
+    def moving_seconds(self, op: Op, workload: Workload) -> float | None:
+        """What moving the compulsory bytes alone takes, at the bandwidth measured where they live."""
+        bandwidth = self.bandwidth(op.least_bytes(workload), _written(op, workload))
+        return None if bandwidth is None else op.traffic(workload) / bandwidth
+
     def bounds(self, op: Op, workload: Workload) -> dict[str, float]:
         """Seconds below which each ceiling alone keeps the workload, by the ceiling's name; empty when one is unknown.
 
         The roofline model (Williams, Waterman, Patterson, CACM 2009), and the cost of a call beside it.
         """
-        size, work, dtype = op.least_bytes(workload), op.operations(workload), arithmetic(op, workload)
-        bandwidth, peak = self.bandwidth(size, _written(op, workload)), self.peak(dtype)
-        level = self.level(size)
-        if bandwidth is None or level is None or (work > 0.0 and peak is None):
+        work, dtype = op.operations(workload), arithmetic(op, workload)
+        moving, peak = self.moving_seconds(op, workload), self.peak(dtype)
+        level = self.level(op.least_bytes(workload))
+        if moving is None or level is None or (work > 0.0 and peak is None):
             return {}
-        bounds = {f"{level.name} bandwidth": op.traffic(workload) / bandwidth, CALL: self.call_seconds}
+        bounds = {f"{level.name} bandwidth": moving, CALL: self.call_seconds}
         if peak is not None:
             bounds[f"{dtype} peak"] = work / peak
         return bounds
@@ -298,8 +303,8 @@ def _interpolated(curve: Curve, footprint: int) -> float:
 
 
 def _written(op: Op, workload: Workload) -> float:
-    inputs = replace(op, outputs=()).least_bytes(workload)
-    return 1.0 - inputs / max(1, op.least_bytes(workload))
+    reads, writes = op.memory_passes(workload)
+    return writes / (reads + writes) if writes else 0.0
 
 
 def _best_by(ceilings: Iterable[Ceiling], kind: str, key: Callable[[Ceiling], Hashable]) -> list[Ceiling]:

@@ -31,6 +31,12 @@ class Seeds:
         if key not in known or trial.seconds < known[key].seconds:
             known[key] = trial
 
+    def best(self, workload: Workload, kernel: Kernel) -> Config | None:
+        """The config that was the kernel's fastest on the workload on this machine."""
+        known = self._best.get((workload.op, workload.dtype, str(kernel)), {})
+        trial = known.get((workload, self._machine.id))
+        return None if trial is None else trial.config
+
     def first(self, workload: Workload, kernel: Kernel, space: Space) -> tuple[Config, ...]:
         """At most MOST configs of the space, of the nearest workload first; of equally near ones, this machine's first.
 

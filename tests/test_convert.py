@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from perfsuite.convert import CRMSNorm, RMSNorm, gain, pre_ln_to_crms, pre_ln_to_rms
+from perfsuite.convert import __main__ as table
 from perfsuite.convert.layers import Whole
 
 Convert = Callable[[nn.Module], nn.Module]
@@ -181,14 +182,29 @@ def test_what_cannot_be_converted_is_told(convert: Convert) -> None:
 @pytest.mark.quiet
 def test_the_gain_is_measured_round_by_round() -> None:
     model = shaken(encoder(), torch.float32)
-    rms, crms = gain.measure(model, {"src": torch.randn(2, 5, WIDTH)}, rounds=12)
-    assert (rms.name, crms.name) == ("Pre-RMSNorm", "Pre-CRMSNorm")
-    for found in (rms, crms):
-        assert 0.0 < found.difference < 1e-5
+    rms, crms, bare = gain.measure(model, {"src": torch.randn(2, 5, WIDTH)}, rounds=12)
+    assert (rms.name, crms.name, bare.name) == ("Pre-RMSNorm", "Pre-CRMSNorm", "no norms")
+    assert 0.0 < max(rms.difference, crms.difference) < 1e-5 < bare.difference
+    for found in (rms, crms, bare):
         for low, high in (found.inference, found.training):
             assert 0.0 < low < high < math.inf
-    (one, _) = gain.measure(model, {"src": torch.randn(2, 5, WIDTH)}, rounds=2)
+    one, *_ = gain.measure(model, {"src": torch.randn(2, 5, WIDTH)}, rounds=2)
     assert one.inference == (0.0, math.inf), "two rounds say nothing"
+
+
+def test_the_table_of_gains_names_every_model_and_what_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(dtype: torch.dtype) -> tuple[nn.Module, dict[str, Tensor]]:
+        return encoder().to(dtype), {"src": torch.randn(2, 5, WIDTH, dtype=dtype)}
+
+    monkeypatch.setattr(table, "CASES", {"tiny": table.Case("an encoder", make)})
+    table.main(["tiny"], dtype="bf16", rounds=12, threads=torch.get_num_threads(), eager=True)
+    rows = [line for line in capsys.readouterr().out.splitlines() if "an encoder" in line]
+    assert [row.split(" | ")[1] for row in rows] == ["Pre-RMSNorm", "Pre-CRMSNorm", "no norms"]
+    assert all(row.count("%") == 2 and " to " in row for row in rows)
+    with pytest.raises(ValueError, match="large is none of gpt2, vit-b or vit-ti"):
+        table.main(["large"])
 
 
 def gpt2() -> tuple[nn.Module, dict[str, Tensor]]:

@@ -12,7 +12,7 @@ LAYERS = (
     ("op", "kernel", "units", "terminal"),
     ("machine", "policy", "trial", "stats", "roofline", "budget", "timeline"),
     ("toolchain", "check", "measure", "search", "peers"),
-    ("detect", "gpus", "places"),
+    ("detect", "gpus", "places", "targets", "comparison"),
     (
         "registry",
         "schema",
@@ -34,7 +34,7 @@ LAYERS = (
         "searching",
     ),
     ("tune", "dispatch", "ops", "report", "doctor", "convert"),
-    ("progress", "session", "lab", "catalogue", "checks", "compare"),
+    ("progress", "session", "lab", "catalogue", "checks", "compare", "standings"),
     ("cli",),
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -23,7 +23,8 @@ from synthetic import (
 
 from perfsuite import units
 from perfsuite.op import Workload
-from perfsuite.report import Evidence
+from perfsuite.report import Evidence, algorithms
+from perfsuite.report.picture import LIGHT
 from perfsuite.trial import REMEDIES, Disturbance, Measurement
 
 
@@ -53,11 +54,14 @@ def test_shares_are_those_of_the_measured_ceilings(page: str) -> None:
     copied = 4e-7 + 8 * MIB / 29e9
     assert row["Of ceiling"] == f"{100.0 * copied / known_times(softmax)['softmax/native_resident']:.0f} %"
     assert row["Bound by"] == "L3 bandwidth"
+    assert row["Floor"] == f"{units.seconds(8 * MIB / 29e9)} / 1 + 1 passes"
     linear = LINEAR[1]
     ideal = 2.0 * 1024 * 768 * 3072 / 1.2e12
     row = Tables(page).row(str(linear))
     assert row["Of ceiling"] == f"{100.0 * ideal / known_times(linear)['integer/eager']:.0f} %"
     assert row["Bound by"] == "bf16 peak"
+    # x is 1024 x 3072, w 768 x 3072 and y 1024 x 768.
+    assert row["Floor"].endswith(" / 1.75 + 0.25 passes")
 
 
 def test_model_times_are_sums_of_calls_times_time(page: str) -> None:
@@ -114,6 +118,23 @@ def test_refusals_and_disturbances_come_with_reason_and_remedy(page: str) -> Non
     assert "Not controlled: the frequency governor is unknown" in page
 
 
+def test_the_algorithms_have_a_picture_of_each_dtype_with_a_panel_for_each_number_of_threads(
+    evidence: Evidence,
+) -> None:
+    few = [t for t in evidence.trials if t.workload in SOFTMAX[4:] and t.measurement and t.machine == evidence.machine]
+    few = [t for t in few if t.policy == evidence.policy and not evidence.is_stale(t.kernel, t.digest)]
+    both = [replace(t, policy=replace(t.policy, threads=2)) for t in few]
+    half = [replace(t, workload=replace(t.workload, dtype="bf16")) for t in both]
+    found = replace(evidence, trials=[*evidence.trials, *both, *half])
+    shown = [(e.label, e.copied) for e in algorithms.experiments(found)]
+    assert shown == [("f32, 1 thread", True), ("f32, 2 threads", False), ("bf16, 2 threads", False)]
+    f32, bf16 = algorithms.pictures(found)
+    assert (f32.name, bf16.name) == ("algorithms-f32", "algorithms-bf16")
+    left, right = f32.draw(LIGHT).axes
+    assert len(left.get_lines()) == len(right.get_lines()) and left.get_ylim() == right.get_ylim()
+    assert len(bf16.draw(LIGHT).axes) == 1
+
+
 def test_the_two_pass_finding_is_measured_and_stands_beside_the_claim(page: str) -> None:
     def best(kernel: str, isa: str, length: int) -> float:
         configs = [c for c in configs_of(kernel) if c["isa"] == isa]
@@ -127,4 +148,7 @@ def test_the_two_pass_finding_is_measured_and_stands_beside_the_claim(page: str)
         }
         most = max(gains, key=gains.__getitem__)
         expected = f"by up to {100.0 * gains[most]:.0f} % (at {most:,} elements). The paper claims up to {claim} %."
-        assert f"{isa}, f32: the two-pass kernel beats both three-pass kernels at 7 of 7 lengths, {expected}" in page
+        assert (
+            f"{isa}, f32, 1 thread: the two-pass kernel beats both three-pass kernels at 7 of 7 lengths, {expected}"
+            in page
+        )

@@ -16,6 +16,17 @@ _PAGE = 4096 // 4
 # Beyond it streaming stores win: 28 GB/s against 17 of a copy of 128 MiB, whereas at 4 MiB plain stores are as fast.
 _BIG = 64 * 2**20
 
+# As in stream.cpp, where 0 stores plainly and 1 owns the lines first.
+_STREAMED = 2
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("elements", "passes")),
+        *((name, ctypes.c_int32) for name in ("unroll", "pages", "mode")),
+        ("scale", ctypes.c_float),
+    )
+
 
 def supports(workload: Workload, machine: Machine) -> str | None:
     if "avx2" not in machine.isa:
@@ -49,24 +60,16 @@ def space(workload: Workload, machine: Machine) -> Space:
 
 
 def build(op: Op, workload: Workload, config: Config) -> Run:
-    library = native.load(Path(__file__).with_name("stream.cpp"), config["isa"])
-    function = library[f"stream_{op.name}"]
-    operands = len(op.inputs) + len(op.outputs)
-    how = [config["unroll"], config["pages"]]
-    if op.name != "read":
-        how.append(2 if config["stream"] else int(config["own"]))
-    scale = [op.attribute("scale")] if op.name == "triad" else []
-    function.argtypes = [
-        *[ctypes.c_void_p] * operands,
-        *[ctypes.c_int64] * 2,
-        *[ctypes.c_int] * len(how),
-        *[ctypes.c_float] * len(scale),
-    ]
+    function = native.load(Path(__file__).with_name("stream.cpp"), config["isa"])[f"stream_{op.name}"]
+    values = config.to_json()
+    mode = _STREAMED if values.get("stream") else int(values.get("own", False))
+    scale = dict(op.attributes).get("scale", 1.0)
+    plan = ctypes.byref(_Plan(workload["elements"], workload["passes"], config["unroll"], config["pages"], mode, scale))
+    function.argtypes = (ctypes.c_void_p,) * 4
     function.restype = None
-    rest = (workload["elements"], workload["passes"], *how, *scale)
 
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:
-        function(*[t.data_ptr() for t in inputs], outputs[0].data_ptr(), *rest)
+        function(inputs[0].data_ptr(), inputs[-1].data_ptr(), outputs[0].data_ptr(), plan)
         return outputs
 
     return run

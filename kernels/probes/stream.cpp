@@ -141,7 +141,8 @@ Read reader(int unroll, int pages) {
 // Every thread goes over a part of its own, in whole cache lines, without waiting for the others between passes.
 template <class Work>
 void shared(int64_t n, Work work) {
-#pragma omp parallel if (omp_get_max_threads() > 1)
+  if (omp_get_max_threads() == 1) return work(0, n);
+#pragma omp parallel
   {
     const int64_t threads = omp_get_num_threads();
     const int64_t part = (n / threads / kLine + 1) * kLine;
@@ -162,19 +163,27 @@ void write_all(const Source& from, float* y, int64_t n, int64_t passes, Write<So
 
 }  // namespace
 
-extern "C" void stream_copy(const float* x, float* y, int64_t n, int64_t passes, int unroll, int pages, int mode) {
-  write_all(Copy{x}, y, n, passes, writer<Copy>(unroll, pages, mode));
+// Everything but the tensors: one argument, because ctypes takes 0.1 us for each and small copies show it. The first
+// and the last input are the same where there is one.
+struct Plan {
+  int64_t n, passes;
+  int32_t unroll, pages, mode;
+  float scale;
+};
+
+extern "C" void stream_copy(const float* x, const float*, float* y, const Plan* plan) {
+  write_all(Copy{x}, y, plan->n, plan->passes, writer<Copy>(plan->unroll, plan->pages, plan->mode));
 }
 
-extern "C" void stream_triad(const float* a, const float* b, float* y, int64_t n, int64_t passes, int unroll,
-                             int pages, int mode, float scale) {
-  write_all(Triad{a, b, scale}, y, n, passes, writer<Triad>(unroll, pages, mode));
+extern "C" void stream_triad(const float* a, const float* b, float* y, const Plan* plan) {
+  const Triad from{a, b, plan->scale};
+  write_all(from, y, plan->n, plan->passes, writer<Triad>(plan->unroll, plan->pages, plan->mode));
 }
 
-extern "C" void stream_read(const float* x, float* total, int64_t n, int64_t passes, int unroll, int pages) {
+extern "C" void stream_read(const float* x, const float*, float* total, const Plan* plan) {
   double sum = 0.0;
-  shared(n, [&](int64_t begin, int64_t end) {
-    const double part = reader(unroll, pages)(x, begin, end, passes);
+  shared(plan->n, [&](int64_t begin, int64_t end) {
+    const double part = reader(plan->unroll, plan->pages)(x, begin, end, plan->passes);
 #pragma omp atomic
     sum += part;
   });

@@ -22,6 +22,7 @@ COLUMNS = (
     ("Workload", "code"),
     ("Kernel", "code"),
     ("Time", "number"),
+    ("Floor", "number"),
     ("Over default", "number"),
     ("Over inductor", "number"),
     ("Of ceiling", "number"),
@@ -45,6 +46,8 @@ def section(evidence: Evidence, found: Sequence[Winner]) -> Section:
         "FASTER and TIE are verdicts of paired rounds against the default kernel; DEFAULT means that nothing beat it. "
         "A ratio marked ~ compares times of different runs. Ties are finalists that the race could not tell from the "
         "winner.",
+        "Floor: what moving the op's tensors once takes at the bandwidth measured where they live; under it the passes "
+        "over memory, reads + writes in units of the largest tensor.",
     ]
     if any((winner.share or 0.0) > BEYOND for winner in found):
         words.append(
@@ -82,6 +85,7 @@ def _winner_row(winner: Winner) -> tuple[Cell, ...]:
         Cell(str(entry.workload), used_by),
         Cell(_file(entry.kernel), str(entry.config) if entry.config.values else ""),
         units.seconds(entry.seconds),
+        _floor(winner),
         _over(winner, winner.default),
         _over(winner, winner.inductor),
         NONE if winner.share is None else units.percent(winner.share),
@@ -93,6 +97,13 @@ def _winner_row(winner: Winner) -> tuple[Cell, ...]:
 
 def _file(kernel: str) -> str:
     return kernel.rpartition("/")[2]
+
+
+def _floor(winner: Winner) -> Cell | str:
+    if winner.moving_seconds is None:
+        return NONE
+    reads, writes = winner.memory_passes
+    return Cell(units.seconds(winner.moving_seconds), f"{reads:.3g} + {writes:.3g} passes")
 
 
 def _over(winner: Winner, other: Timing | None) -> str:

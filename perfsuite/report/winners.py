@@ -38,6 +38,7 @@ class Winner:
     inductor: Timing | None
     challenger: Timing | None
     op: Op | None
+    moving_seconds: float | None
     ideal_seconds: float | None
     binding: str | None
 
@@ -45,6 +46,11 @@ class Winner:
     def share(self) -> float | None:
         """The part of its binding ceiling that the winner reaches."""
         return None if self.ideal_seconds is None else self.ideal_seconds / self.entry.seconds
+
+    @property
+    def memory_passes(self) -> tuple[float, float]:
+        """Reads and writes of the op's tensors, in units of the largest; (0, 0) of an op that no longer exists."""
+        return self.op.memory_passes(self.entry.workload) if self.op else (0.0, 0.0)
 
     @property
     def speedup(self) -> float | None:
@@ -93,6 +99,7 @@ def _winner(evidence: Evidence, entry: Entry) -> Winner:
         inductor=won if is_inductor(entry.kernel) else _best(race, configs, is_inductor),
         challenger=_best(race, configs, lambda kernel: kernel not in evidence.defaults) if is_default else None,
         op=op,
+        moving_seconds=ceilings.moving_seconds(op, entry.workload) if op else None,
         ideal_seconds=ceilings.ideal_seconds(op, entry.workload) if op else None,
         binding=ceilings.binding(op, entry.workload) if op else None,
     )
