@@ -1,10 +1,10 @@
 """A table played back: what a search, a race and the truth would be under one seed, without any device.
 
 The seed splits the passes over the whole space into two halves, and the further passes over the best likewise. A search
-sees, of every config, the median of a bootstrap resample of one visit of the first half. A race draws each of its blocks
-from a visit of the first halves, because each lies in memory of its own, as a visit does. The truth is what the second
-halves, which neither has seen, say of a config beside all others in the same pass. The kernel's default is hidden,
-because its author chose it on such a machine: a search starts at a random config that works.
+sees, of every config, the median of a bootstrap resample of one visit of the first half. A race draws each block from a
+visit of the first halves, because each lies in memory of its own, as a visit does. The truth is what the second halves,
+which neither has seen, say of a config beside all others in the same pass. The kernel's default is hidden, because its
+author chose it on such a machine: a search starts at a random config that works.
 """
 
 from __future__ import annotations
