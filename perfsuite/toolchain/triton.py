@@ -13,13 +13,25 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
+from perfsuite.kernel import Run, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Scalar
 
-# Triton's names of our dtypes.
-TRITON_DTYPE = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i32": "i32", "i8": "i8", "u8": "u8"}
+_Arguments = ParamSpec("_Arguments")
+_Returned = TypeVar("_Returned")
+
+# Triton's names of torch's dtypes.
+_TRITON_DTYPE = {
+    "torch.float32": "fp32",
+    "torch.bfloat16": "bf16",
+    "torch.float16": "fp16",
+    "torch.int64": "i64",
+    "torch.int32": "i32",
+    "torch.int8": "i8",
+    "torch.uint8": "u8",
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,15 @@ class Compiled:
     shared: int = 0
     error: str | None = None
 
+    @property
+    def spilled(self) -> bool:
+        return self.spills > _TRADED
+
+
+# Bytes of stack that are no spill for want of registers: with 40 of 255 in use, ptxas keeps 8 bytes of add_rms_norm
+# there (sm_80, 4096 columns in 8 warps) for the sake of occupancy.
+_TRADED = 16
+
 
 class Jitted:
     """A Triton function that becomes `triton.jit`'s when it is first launched or compiled.
@@ -70,26 +91,93 @@ class Jitted:
     `import triton` takes 0.1 s and is an optional dependency: a CPU-only user should notice neither.
     """
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., object]) -> None:
         self.function = function
 
     @functools.cached_property
     def jitted(self) -> Any:
         import triton
-        import triton.language
 
-        # Triton resolves the names in a kernel's body among its module's globals.
-        self.function.__globals__["tl"] = triton.language
+        self._resolved(triton)
         return triton.jit(self.function)
 
+    @property
+    def _callee(self) -> Any:
+        """What another function's call of this one runs; in the interpreter Python's own, ten times as fast."""
+        import triton
+
+        if not triton.knobs.runtime.interpret:
+            return self.jitted
+        self._resolved(triton)
+        return self.function
+
+    def _resolved(self, triton: Any) -> None:
+        """Triton resolves the names in a kernel's body among its module's globals: its language, and what it calls."""
+        known = self.function.__globals__
+        known["tl"] = triton.language
+        for name in self.function.__code__.co_names:
+            if isinstance(known.get(name), Jitted):
+                known[name] = known[name]._callee
+
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
+        if _recording is not None:
+            return functools.partial(self._recorded, _recording)
         launch: Callable[..., Any] = self.jitted[grid]
         return launch
+
+    def _recorded(self, launches: list[Launch], *arguments: Any, **fixed: Any) -> None:
+        options = {name: fixed.pop(name) for name in _OPTIONS if name in fixed}
+        launches.append(Launch(self, self.jitted.signature.bind(*arguments, **fixed).arguments, options))
+
+
+_OPTIONS = ("num_warps", "num_stages")
+# While a list is here, launches are added to it and not made.
+_recording: list[Launch] | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch that was not made: a kernel, what it is called with, and the options it is compiled with."""
+
+    kernel: Jitted
+    arguments: Mapping[str, Any]
+    options: Mapping[str, int]
+
+    def compiled(self, target: Target) -> Compiled:
+        """What the launcher would have compiled, for the target, all tensors being aligned to 16 bytes."""
+        signature: dict[str, str] = {}
+        constexprs: dict[str, Scalar] = {}
+        for place, (name, value) in enumerate(self.arguments.items()):
+            if self.kernel.jitted.params[place].is_constexpr or (type(value) is int and value == 1):
+                constexprs[name] = value
+            elif isinstance(value, float):
+                signature[name] = "fp32"
+            elif isinstance(value, int):
+                signature[name] = "i32:16" if value % 16 == 0 else "i32"
+            else:
+                signature[name] = f"*{_TRITON_DTYPE[str(value.dtype)]}:16"
+        return compile_ahead(self.kernel, signature, constexprs, target, self.options)
+
+
+def launches(run: Run, inputs: Tensors, outputs: Tensors) -> list[Launch]:
+    """What a call of `run` would launch; the tensors may be torch's `meta` tensors, which have no memory."""
+    global _recording
+    _recording = []
+    try:
+        run(inputs, outputs)
+        return _recording
+    finally:
+        _recording = None
 
 
 def jit(function: Callable[..., None]) -> Jitted:
     """Decorator of a Triton kernel; its module needs `import triton.language as tl` under TYPE_CHECKING only."""
     return Jitted(function)
+
+
+def inlined(function: Callable[_Arguments, _Returned]) -> Callable[_Arguments, _Returned]:
+    """Decorator of a function that Triton kernels, and other such functions, call: it becomes a part of each."""
+    return cast(Callable[_Arguments, _Returned], Jitted(function))
 
 
 @functools.cache
