@@ -1,8 +1,8 @@
 """Runs Triton kernels in Triton's interpreter: `TRITON_INTERPRET=1 python tests/interpreted.py FAMILY/KERNEL [CASES]`.
 
 Prints one JSON object: for every case, named by workload or edge case and config, why the answer is wrong, or null;
-with CASES for so many of each op, always the same. It is a process of its own because triton reads the variable when it is
-imported, and then compiles nothing.
+with CASES for so many of each op, always the same. It is a process of its own because triton reads the variable when it
+is imported, and then compiles nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def configs(kernel: Kernel, workload: Workload) -> list[Config]:
     dimensions = {d.name: d.values for d in kernel.space(workload, detect.machine()).dimensions}
     chosen = [{"block": whole, "height": 1}, {"block": whole, "height": 4}, {"block": part, "height": 2}]
     chosen += [{"block": small, "height": 1, "split": 4}] * (4 in dimensions.get("split", ()))
-    usual = {"warps": 4, "stages": 2, "keep": True, "split": 1}
+    usual = {"warps": 4, "stages": 2, "keep": True, "split": 1, "programs": 3}
     return [Config(tuple((name, (usual | values)[name]) for name in dimensions)) for values in chosen]
 
 

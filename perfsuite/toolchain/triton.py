@@ -38,7 +38,8 @@ _TRITON_DTYPE = {
 class Target:
     """A GPU architecture and what one block (work-group) may use of one multiprocessor (compute unit).
 
-    `shared` in bytes; `registers` are 32-bit, of all threads together; `lanes` are the threads of a warp (wavefront).
+    `shared` in bytes; `registers` are 32-bit, of all threads together; `lanes` are the threads of a warp (wavefront);
+    `multiprocessors` those of its largest GPU.
     """
 
     arch: str
@@ -46,6 +47,7 @@ class Target:
     shared: int
     registers: int
     thread_registers: int
+    multiprocessors: int
     threads: int = 1024
     lanes: int = 32
 
@@ -55,10 +57,10 @@ class Target:
 TARGETS = {
     target.arch: target
     for target in (
-        Target("sm_80", "cuda", 163 * 1024, 65536, 255),
-        Target("sm_90", "cuda", 227 * 1024, 65536, 255),
-        Target("sm_100", "cuda", 227 * 1024, 65536, 255),
-        Target("gfx942", "hip", 64 * 1024, 131072, 512, lanes=64),
+        Target("sm_80", "cuda", 163 * 1024, 65536, 255, 108),
+        Target("sm_90", "cuda", 227 * 1024, 65536, 255, 132),
+        Target("sm_100", "cuda", 227 * 1024, 65536, 255, 148),
+        Target("gfx942", "hip", 64 * 1024, 131072, 512, 304, lanes=64),
     )
 }
 
