@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -152,14 +153,18 @@ def compare(
     rounds: Annotated[int, typer.Option(min=8, help="Interleaved rounds.")] = 40,
     policy: Annotated[str, typer.Option(metavar="WORDS", help="As given to `tune`.")] = "",
     peers: Annotated[bool, typer.Option("--peers", help="Other libraries too, where they are installed.")] = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Begin no race after about this long: 90s, 10m, 2h.")
+    ] = None,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
     """Race every kernel's best config, with a plain copy of the same bytes, in one interleaved run."""
-    from perfsuite import compare
+    from perfsuite import compare, units
     from perfsuite.policy import Policy
 
-    rows = compare.compare(tuple(patterns or ()), Policy.parse(policy, threads), rounds, db, peers=peers)
+    wished, seconds = Policy.parse(policy, threads), units.parse_duration(budget) if budget else math.inf
+    rows = compare.compare(tuple(patterns or ()), wished, rounds, db, peers=peers, budget=seconds)
     if as_json:
         terminal.print_json([row.to_json() for row in rows])
     else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +21,7 @@ from rich.table import Table as Grid
 from perfsuite import detect, places, registry, units
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Workload
-from perfsuite.plan import refused
+from perfsuite.plan import elsewhere, refused
 from perfsuite.policy import Policy
 from perfsuite.racing import Racers
 from perfsuite.registry import Registry
@@ -46,11 +48,21 @@ class Row:
         return asdict(self)
 
 
-def compare(patterns: Sequence[str], policy: Policy, rounds: int, db: str | None, *, peers: bool = False) -> list[Row]:
+def compare(
+    patterns: Sequence[str],
+    policy: Policy,
+    rounds: int,
+    db: str | None,
+    *,
+    peers: bool = False,
+    budget: float = math.inf,
+) -> list[Row]:
     """Race, per workload, the best known config of every kernel (its default where none is known) and a copy.
 
-    With `peers`, the other libraries of the folder `peers` that are installed take part.
+    With `peers`, the other libraries of the folder `peers` that are installed take part. After `budget` seconds no race
+    begins, and the workloads that are left are named.
     """
+    deadline = time.monotonic() + budget
     if peers:
         # In the environment, because the worker finds its kernels itself.
         os.environ["PERFSUITE_KERNELS"] = os.pathsep.join(
@@ -63,7 +75,10 @@ def compare(patterns: Sequence[str], policy: Policy, rounds: int, db: str | None
     rows: list[Row] = []
     try:
         for job in known.select(patterns):
-            candidates = list(_candidates(known, machine, job.workload, trials))
+            if time.monotonic() > deadline:
+                print(f"perfsuite: {job.workload} is not compared: the budget is spent", file=sys.stderr)
+                continue
+            candidates = list(_candidates(known, machine, job.workload, policy, trials))
             candidates += _copies(known, machine, job.workload)
             rows += _raced(racers, candidates, policy, rounds)
     finally:
@@ -71,9 +86,11 @@ def compare(patterns: Sequence[str], policy: Policy, rounds: int, db: str | None
     return rows
 
 
-def _candidates(known: Registry, machine: Machine, workload: Workload, trials: Sequence[Trial]) -> Iterator[Candidate]:
+def _candidates(
+    known: Registry, machine: Machine, workload: Workload, policy: Policy, trials: Sequence[Trial]
+) -> Iterator[Candidate]:
     for kernel in known.kernels_for(workload.op):
-        if refused(kernel, workload, machine) is None:
+        if (elsewhere(kernel, policy) or refused(kernel, workload, machine)) is None:
             mine = [t for t in trials if t.workload == workload and t.kernel == str(kernel) and t.measurement]
             fresh = [t for t in mine if t.digest == kernel.digest]
             best = min(fresh, key=lambda t: t.seconds).config if fresh else kernel.space(workload, machine).configs[0]

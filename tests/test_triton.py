@@ -24,7 +24,7 @@ from samples import MACHINE
 from perfsuite import checks, registry
 from perfsuite.kernel import Config, Kernel, Space
 from perfsuite.machine import Gpu, Machine
-from perfsuite.op import ITEMSIZE, Op, Workload, torch_dtype
+from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import triton
 from perfsuite.toolchain.triton import TARGETS, Compiled, Target, compile_ahead, jit, not_resident
 from perfsuite.toolchain.triton_rows import Tile, row_space
@@ -68,11 +68,8 @@ def on(arch: str) -> Machine:
 
 def compiled(op: Op, kernel: Kernel, workload: Workload, config: Config, target: Target) -> Compiled:
     """What the op's kernel launches, compiled for the target: the worst of every need, and the first error."""
-    operands = [
-        [torch.empty(op.shape(o, workload), dtype=torch_dtype(op.dtype(o, workload)), device="meta") for o in several]
-        for several in (op.inputs, op.outputs)
-    ]
-    made = [launch.compiled(target) for launch in triton.launches(kernel.build(op, workload, config), *operands)]
+    run = kernel.build(op, workload, config)
+    made = [launch.compiled(target) for launch in triton.launches(op, workload, run)]
     return Compiled(
         registers=max(used.registers for used in made),
         spills=max(used.spills for used in made),
@@ -198,5 +195,5 @@ def test_importing_the_kernels_does_not_import_triton() -> None:
 @on_gpu
 @pytest.mark.parametrize(("op", "kernel"), PAIRS, ids=IDS)
 def test_right_on_the_gpu(op: Op, kernel: Kernel) -> None:
-    finding = checks.examine(op, kernel, 4)
+    finding = checks.examine(op, kernel, configs=2, most_workloads=3)
     assert (finding.reason, finding.refused) == (None, None)

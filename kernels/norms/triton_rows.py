@@ -12,7 +12,7 @@ import torch
 from perfsuite.kernel import Config, Kernel, Run, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
-from perfsuite.toolchain.triton import jit
+from perfsuite.toolchain.triton import jit, resident
 from perfsuite.toolchain.triton_rows import Tile, row_space, supports
 
 from .triton_sweep import gained, loaded, scale_of, step_of, swept, written
@@ -218,7 +218,7 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
             norm_joined[tile.grid(rows)](x, residual, weight, bias, y, scale, parts, **second)
         return outputs
 
-    return run
+    return resident(op, workload, run)
 
 
 def space(workload: Workload, machine: Machine) -> Space:

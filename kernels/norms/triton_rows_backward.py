@@ -14,7 +14,7 @@ from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tenso
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import triton_rows
-from perfsuite.toolchain.triton import Target, jit, not_resident, target_of
+from perfsuite.toolchain.triton import Target, jit, not_resident, resident, target_of
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -126,7 +126,7 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
         gradient_sums[-(-cols // _COLUMNS), 1 + centred](sums, of_parameters[0], of_parameters[-1], **second)
         return outputs
 
-    return run
+    return resident(op, workload, run)
 
 
 def space(workload: Workload, machine: Machine) -> Space:
@@ -136,8 +136,7 @@ def space(workload: Workload, machine: Machine) -> Space:
 
     def allows(config: Config) -> bool:
         elements = whole * config["height"]
-        fills = elements >= 32 * config["warps"] or config["warps"] == 1
-        return fills and (target is None or _refused(workload, config, target) is None)
+        return elements >= 32 * config["warps"] or config["warps"] == 1
 
     height = max(1, min(16, 512 // whole))
     return Space(
@@ -149,6 +148,7 @@ def space(workload: Workload, machine: Machine) -> Space:
         ),
         allows,
         Config.of(height=height, warps=max(1, min(16, whole * height // 512)), stages=1, programs=2 * multiprocessors),
+        lambda config: None if target is None else _refused(workload, config, target),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from perfsuite.kernel import Config, Kernel, Run, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
-from perfsuite.toolchain.triton import inlined, jit
+from perfsuite.toolchain.triton import inlined, jit, resident
 from perfsuite.toolchain.triton_rows import Tile, row_space, supports
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
             gradient_joined[tile.grid(rows)](y, dy, dx, parts, **joining)
         return outputs
 
-    return run
+    return resident(op, workload, run)
 
 
 def space(workload: Workload, machine: Machine) -> Space:

@@ -1,4 +1,4 @@
-"""Cross-entropy in Triton: the logits are read once, by several programs a row where rows are few; then rows are merged.
+"""Cross-entropy in Triton: the logits are read once, by several programs a row where rows are few.
 
 The second launch is one program, which adds the rows up in a fixed order.
 """
@@ -12,7 +12,7 @@ import torch
 from perfsuite.kernel import Config, Kernel, Run, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
-from perfsuite.toolchain.triton import jit
+from perfsuite.toolchain.triton import jit, resident
 from perfsuite.toolchain.triton_rows import Tile, row_space, supports
 
 from .triton_online import added, merged
@@ -134,7 +134,7 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
         loss_joined[(1,)](logits, labels, parts, loss, lse, **joining)
         return outputs
 
-    return run
+    return resident(op, workload, run)
 
 
 def space(workload: Workload, machine: Machine) -> Space:

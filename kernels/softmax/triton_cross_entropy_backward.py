@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from perfsuite.kernel import Config, Kernel, Run, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
-from perfsuite.toolchain.triton import jit
+from perfsuite.toolchain.triton import jit, resident
 from perfsuite.toolchain.triton_rows import Tile, row_space, supports
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
             logit_gradients[tile.grid(rows)](*inputs, *outputs, **fixed)
         return outputs
 
-    return run
+    return resident(op, workload, run)
 
 
 def space(workload: Workload, machine: Machine) -> Space:

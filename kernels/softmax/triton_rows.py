@@ -12,7 +12,7 @@ import torch
 from perfsuite.kernel import Config, Kernel, Run, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
-from perfsuite.toolchain.triton import inlined, jit
+from perfsuite.toolchain.triton import inlined, jit, resident
 from perfsuite.toolchain.triton_rows import Tile, row_space, supports
 
 from .triton_online import added, merged
@@ -193,7 +193,7 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
             softmax_joined[tile.grid(rows)](x, bias, y, parts, **joining)
         return outputs
 
-    return run
+    return resident(op, workload, run)
 
 
 def space(workload: Workload, machine: Machine) -> Space:

@@ -13,11 +13,14 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from perfsuite.kernel import Run, Tensors
+from perfsuite.kernel import Run, Unfit
 from perfsuite.machine import Machine
-from perfsuite.op import Scalar
+from perfsuite.op import Op, Operand, Scalar, Workload, torch_dtype
+
+if TYPE_CHECKING:
+    import torch
 
 _Arguments = ParamSpec("_Arguments")
 _Returned = TypeVar("_Returned")
@@ -161,12 +164,52 @@ class Launch:
         return compile_ahead(self.kernel, signature, constexprs, target, self.options)
 
 
-def launches(run: Run, inputs: Tensors, outputs: Tensors) -> list[Launch]:
-    """What a call of `run` would launch; the tensors may be torch's `meta` tensors, which have no memory."""
+def resident(op: Op, workload: Workload, run: Run) -> Run:
+    """`run`, if what it launches can be resident on this machine's GPU without a spill; else raises Unfit.
+
+    Without a GPU whose limits are known here nothing is compiled.
+    """
+    target = _present()
+    if target is None:
+        return run
+    for launch in launches(op, workload, run):
+        used = launch.compiled(target)
+        if used.error is not None:
+            raise Unfit(used.error)
+        if used.spilled:
+            raise Unfit(f"spills {used.spills} bytes of each thread's registers to memory on {target.arch}")
+    return run
+
+
+@functools.cache
+def _present() -> Target | None:
+    """The target that torch's GPU is, if it sees one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties()
+    arch = getattr(properties, "gcnArchName", "").partition(":")[0] if torch.version.hip else ""
+    return TARGETS.get(arch or f"sm_{properties.major}{properties.minor}")
+
+
+def _shadows(op: Op, workload: Workload) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The op's inputs and outputs without memory."""
+    import torch
+
+    def shadow(operand: Operand) -> torch.Tensor:
+        kind = torch_dtype(op.dtype(operand, workload))
+        return torch.empty(op.shape(operand, workload), dtype=kind, device="meta")
+
+    return [shadow(operand) for operand in op.inputs], [shadow(operand) for operand in op.outputs]
+
+
+def launches(op: Op, workload: Workload, run: Run) -> list[Launch]:
+    """What a call of `run`, built for the op's workload, would launch."""
     global _recording
     _recording = []
     try:
-        run(inputs, outputs)
+        run(*_shadows(op, workload))
         return _recording
     finally:
         _recording = None
@@ -233,12 +276,16 @@ def compile_ahead(
 
     arguments = {name: kind.partition(":")[0] for name, kind in signature.items()}
     places = {name: (at,) for at, name in enumerate(kernel.jitted.arg_names)}
-    aligned = [places[name] for name, kind in signature.items() if kind.endswith(":16")]
+    # As the launcher has it, so that it finds the result in triton's cache: nothing known is an empty list.
+    told = {
+        name: [["tt.divisibility", 16]] * kind.endswith(":16") for name, kind in signature.items() if kind != "fp32"
+    }
+    told |= {name: [] for name, value in constexprs.items() if isinstance(value, str)}
     source = ASTSource(
         kernel.jitted,
         arguments | dict.fromkeys(constexprs, "constexpr"),
         dict(constexprs),
-        {place: [["tt.divisibility", 16]] for place in aligned},
+        {place: told[name] for name, place in places.items() if name in told},
     )
     arch = int(target.arch.removeprefix("sm_")) if target.backend == "cuda" else target.arch
     try:

@@ -125,8 +125,10 @@ def row_space(workload: Workload, machine: Machine, tensors: int, splits: bool =
             return False
         if tile.split > 1 and (tile.block >= whole or tile.block * tile.split > whole):
             return False
-        fills = elements >= 32 * tile.warps or tile.warps == 1
-        return fills and (target is None or tile.refused(itemsize, tensors, target.arch) is None)
+        return elements >= 32 * tile.warps or tile.warps == 1
+
+    def refuses(config: Config) -> str | None:
+        return None if target is None else Tile.of(config, cols).refused(itemsize, tensors, target.arch)
 
     shares = [split for split in _SPLITS if splits and rows * split <= _PROGRAMS] or [1]
     return Space(
@@ -140,6 +142,7 @@ def row_space(workload: Workload, machine: Machine, tensors: int, splits: bool =
         ),
         allows,
         _default(whole, max((split for split in shares if rows * split <= _ENOUGH), default=1)),
+        refuses,
     )
 
 
