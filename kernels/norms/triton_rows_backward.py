@@ -136,7 +136,7 @@ def space(workload: Workload, machine: Machine) -> Space:
 
     def allows(config: Config) -> bool:
         elements = whole * config["height"]
-        return elements >= 32 * config["warps"] or config["warps"] == 1
+        return bool(elements >= 32 * config["warps"] or config["warps"] == 1)
 
     height = max(1, min(16, 512 // whole))
     return Space(

@@ -20,7 +20,7 @@ from .triton_online import added, merged
 if TYPE_CHECKING:
     import triton.language as tl
 
-# Partial results that the second launch holds at once, and its warps: 16 rows of results in a thread.
+# Parts of rows that the second launch holds at once, and its warps: 8 in a thread.
 _AT_ONCE, _WARPS = 2048, 8
 
 
@@ -39,7 +39,7 @@ def loss_parts(
     split: tl.constexpr,
     stages: tl.constexpr,
 ) -> None:
-    """Maximum, sum of exponentials and sum of `part` columns of `height` rows per program, to parts[rows, 3, split].
+    """Maximum, sum of exponentials and sum of `part` columns of `height` rows per program, to parts[3, split, rows].
 
     Nothing is read of rows whose label is `ignored`.
     """
@@ -56,12 +56,12 @@ def loss_parts(
         peak, total = added(v, peak, total)
         if smoothed:
             plain += tl.where(mask, v, 0.0)
-    top, total = merged(peak, total)
-    parts += row * 3 * split + mine
+    top, total = merged(peak, total, 1)
+    parts += mine * rows + row
     tl.store(parts, top, mask=row < rows)
-    tl.store(parts + split, total, mask=row < rows)
+    tl.store(parts + split * rows, total, mask=row < rows)
     if smoothed:
-        tl.store(parts + 2 * split, tl.sum(plain, axis=1, keep_dims=True), mask=row < rows)
+        tl.store(parts + 2 * split * rows, tl.sum(plain, axis=1, keep_dims=True), mask=row < rows)
 
 
 @jit
@@ -81,30 +81,30 @@ def loss_joined(
     split: tl.constexpr,
 ) -> None:
     """The log-sum-exp of every row, and the mean loss, from what `loss_parts` left."""
-    losses = tl.zeros((height, 1), tl.float32)
-    count = tl.zeros((height, 1), tl.float32)
+    losses = tl.zeros((1, height), tl.float32)
+    count = tl.zeros((1, height), tl.float32)
     for start in tl.range(0, rows, height):
-        row = start + tl.arange(0, height).to(tl.int64)[:, None]
+        row = start + tl.arange(0, height).to(tl.int64)[None, :]
         real = row < rows
-        at = row * 3 * split + tl.arange(0, split)[None, :]
+        at = tl.arange(0, split)[:, None] * rows + row
         label = tl.load(labels + row, mask=real, other=ignored)
         kept = label != ignored
-        top, total = merged(
-            tl.load(parts + at, mask=real, other=0.0), tl.load(parts + split + at, mask=real, other=0.0)
-        )
+        peak = tl.load(parts + at, mask=real, other=0.0)
+        top, total = merged(peak, tl.load(parts + split * rows + at, mask=real, other=0.0), 0)
         each = top + tl.log(total)
         each = tl.where(tl.abs(each) == float("inf"), float("nan"), each)
         # A label that is no column makes the loss NaN, and reads nothing.
         found = kept & (label >= 0) & (label < cols)
-        value = each - (1.0 - smoothing) * tl.load(logits + row * cols + label, mask=found, other=float("nan"))
+        picked = tl.load(logits + row * cols + label, mask=found, other=0.0).to(tl.float32)
+        value = each - (1.0 - smoothing) * tl.where(found, picked, float("nan"))
         if smoothed:
-            plain = tl.load(parts + 2 * split + at, mask=real, other=0.0)
-            value += z_loss * each * each - smoothing / cols * tl.sum(plain, axis=1, keep_dims=True)
+            plain = tl.load(parts + 2 * split * rows + at, mask=real, other=0.0)
+            value += z_loss * each * each - smoothing / cols * tl.sum(plain, axis=0, keep_dims=True)
         losses += tl.where(kept, value, 0.0)
         count += tl.where(kept, 1.0, 0.0)
         tl.store(lse + row, tl.where(kept, each, 0.0), mask=real)
     one = tl.zeros((1, 1), tl.int32)
-    mean = tl.sum(losses, axis=0, keep_dims=True) / tl.sum(count, axis=0, keep_dims=True)
+    mean = tl.sum(losses, axis=1, keep_dims=True) / tl.sum(count, axis=1, keep_dims=True)
     tl.store(loss + one, mean)
 
 
@@ -128,7 +128,7 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
 
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:
         (logits, labels), (loss, lse) = inputs, outputs
-        parts = torch.empty(rows, 3, tile.split, dtype=torch.float32, device=logits.device)
+        parts = torch.empty(3, tile.split, rows, dtype=torch.float32, device=logits.device)
         if rows:
             loss_parts[tile.grid(rows)](logits, labels, parts, rows, **taking)
         loss_joined[(1,)](logits, labels, parts, loss, lse, **joining)

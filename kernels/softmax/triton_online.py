@@ -23,8 +23,8 @@ def added(v: tl.tensor, peak: tl.tensor, total: tl.tensor) -> tuple[tl.tensor, t
 
 
 @inlined
-def merged(peak: tl.tensor, total: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """(top, sum of e^(v - top)) of each row of lanes; the sum is 0 where there is nothing but -inf."""
-    top = tl.max(peak, axis=1, keep_dims=True)
+def merged(peak: tl.tensor, total: tl.tensor, axis: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """(top, sum of e^(v - top)) of the lanes along an axis; the sum is 0 where there is nothing but -inf."""
+    top = tl.max(peak, axis=axis, keep_dims=True)
     weight = tl.where(peak == float("-inf"), 0.0, tl.exp(peak - top))
-    return top, tl.sum(total * weight, axis=1, keep_dims=True)
+    return top, tl.sum(total * weight, axis=axis, keep_dims=True)

@@ -60,7 +60,7 @@ def swept(
         at = begin + start + tl.arange(0, block)[None, :]
         v = loaded(x, bias, at, real & (at < cols), scale, masked, eviction)
         peak, total = added(v, peak, total)
-    return merged(peak, total)
+    return merged(peak, total, 1)
 
 
 @inlined
@@ -158,7 +158,7 @@ def softmax_joined(
     row, mine = tl.program_id(0).to(tl.int64), tl.program_id(1)
     each = tl.arange(0, split)[None, :]
     parts += row * 2 * split
-    top, total = merged(tl.load(parts + each), tl.load(parts + split + each))
+    top, total = merged(tl.load(parts + each), tl.load(parts + split + each), 1)
     bias += row % period * cols
     for start in tl.range(0, part, block, num_stages=stages):
         at = mine * part + start + tl.arange(0, block)[None, :]
