@@ -21,7 +21,7 @@ from rich.table import Table as Grid
 from perfsuite import detect, places, registry, units
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Workload
-from perfsuite.plan import elsewhere, refused
+from perfsuite.plan import elsewhere, refused, require_device
 from perfsuite.policy import Policy
 from perfsuite.racing import Racers
 from perfsuite.registry import Registry
@@ -69,6 +69,7 @@ def compare(
             filter(None, [os.environ.get("PERFSUITE_KERNELS"), str(Path(__file__).with_name(PEERS))])
         )
     machine, known = detect.machine(), registry.discover()
+    require_device(policy, machine)
     with Results.open(places.database_url(db)) as results:
         trials = results.trials(machine, policy=policy, stage="search")
     racers = Racers(detect.allowed_cores()[-policy.threads :], policy.threads)
@@ -116,6 +117,8 @@ def _raced(racers: Racers, candidates: Sequence[Candidate], policy: Policy, roun
             able.append(candidate)
         elif isinstance(failed.outcome, Failure):
             print(f"perfsuite: {candidate} is left out: {failed.outcome.reason}", file=sys.stderr)
+    if not able:
+        return
     try:
         with alone():
             samples = [m.samples for m in racers.rounds(able, policy, rounds)]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from perfsuite.compare import Row, standings
+import pytest
+from samples import MACHINE
+
+from perfsuite import detect
+from perfsuite.compare import Row, compare, standings
+from perfsuite.policy import Policy
 
 
 def rows(workload: str, **seconds: float) -> list[Row]:
@@ -26,6 +31,12 @@ def test_our_fastest_against_a_copy_and_the_fastest_of_the_others() -> None:
     assert single.worst_others == 4.0
     assert half.dtype == "bf16"
     assert half.against_others == pytest.approx(1.5)
+
+
+def test_without_a_gpu_a_policy_of_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "machine", lambda: replace(MACHINE, gpus=()))
+    with pytest.raises(ValueError, match="--policy cuda: perfsuite sees no GPU here"):
+        compare(["softmax"], Policy(device="cuda"), 8, None)
 
 
 @pytest.mark.parametrize("lacking", ["copy", "ours", "eager"])
