@@ -34,9 +34,10 @@ step() { printf '\n== %s (%d s of %d)\n' "$*" "$SECONDS" "$total"; }
 left() { echo $((total - SECONDS)); }
 # run LIMIT NAME COMMAND...: COMMAND for at most LIMIT seconds; its failure is told at the end, and stops nothing.
 run() {
-  local limit=$1 name=$2
+  local limit=$1 name=$2 most=$(($(left) - 5))
   shift 2
   step "$name"
+  [ "$limit" -gt "$most" ] && limit=$((most > 5 ? most : 5))
   timeout --signal=INT --kill-after=10 "$limit" "$@"
   local code=$?
   if [ $code -ne 0 ]; then
@@ -59,7 +60,7 @@ cli=("$python" -m perfsuite.cli)
 
 run 60 "machine" "${cli[@]}" doctor
 parallel=$("$python" -c 'import xdist' 2>/dev/null && echo "-n 4")
-run $((total / 4)) "GPU tests" "$python" -m pytest -q $parallel -m gpu tests
+run $((total / 4)) "GPU tests" "$python" -m pytest -q $parallel -m gpu $(grep -l 'mark\.gpu' tests/*.py)
 timed 55 20 "tune" "${cli[@]}" tune --quick --policy "$policy" "${first[@]}" "$ours"
 timed 80 15 "compare" bash -c '"$@" >"$0"' "$out/compare.json" \
   "${cli[@]}" compare --json --peers --rounds 12 --policy "$policy" "${first[@]}" "$ours"

@@ -26,7 +26,8 @@ from perfsuite.kernel import Config, Kernel, Space, Unfit
 from perfsuite.machine import Gpu, Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import triton
-from perfsuite.toolchain.triton import TARGETS, Compiled, Target, compile_ahead, jit, not_resident
+from perfsuite.toolchain.gpu_targets import TARGETS, Target, not_resident
+from perfsuite.toolchain.triton import Compiled, compile_ahead, jit
 from perfsuite.toolchain.triton_rows import Tile, row_space
 
 softmax: Any = importlib.import_module("perfsuite.kernels.softmax.triton_rows")

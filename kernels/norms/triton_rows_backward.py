@@ -14,7 +14,8 @@ from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tenso
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import triton_rows
-from perfsuite.toolchain.triton import Target, jit, not_resident, resident, target_of
+from perfsuite.toolchain.gpu_targets import Target, not_resident, target_of
+from perfsuite.toolchain.triton import jit, resident
 
 if TYPE_CHECKING:
     import triton.language as tl

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from perfsuite.kernel import Run, Unfit
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Operand, Scalar, Workload, torch_dtype
+from perfsuite.toolchain.gpu_targets import TARGETS, Target, not_resident
 
 if TYPE_CHECKING:
     import torch
@@ -34,37 +35,6 @@ _TRITON_DTYPE = {
     "torch.int32": "i32",
     "torch.int8": "i8",
     "torch.uint8": "u8",
-}
-
-
-@dataclass(frozen=True)
-class Target:
-    """A GPU architecture and what one block (work-group) may use of one multiprocessor (compute unit).
-
-    `shared` in bytes; `registers` are 32-bit, of all threads together; `lanes` are the threads of a warp (wavefront);
-    `multiprocessors` those of its largest GPU.
-    """
-
-    arch: str
-    backend: str
-    shared: int
-    registers: int
-    thread_registers: int
-    multiprocessors: int
-    threads: int = 1024
-    lanes: int = 32
-
-
-# NVIDIA: CUDA C++ Programming Guide, "Technical specifications per compute capability" (1 KiB of each multiprocessor's
-# shared memory belongs to the system). AMD: CDNA3 ISA guide, 64 KiB of LDS and 4 SIMDs of 512 vector registers.
-TARGETS = {
-    target.arch: target
-    for target in (
-        Target("sm_80", "cuda", 163 * 1024, 65536, 255, 108),
-        Target("sm_90", "cuda", 227 * 1024, 65536, 255, 132),
-        Target("sm_100", "cuda", 227 * 1024, 65536, 255, 148),
-        Target("gfx942", "hip", 64 * 1024, 131072, 512, 304, lanes=64),
-    )
 }
 
 
@@ -153,12 +123,12 @@ class Launch:
         signature: dict[str, str] = {}
         constexprs: dict[str, Scalar] = {}
         for place, (name, value) in enumerate(self.arguments.items()):
-            if self.kernel.jitted.params[place].is_constexpr or (type(value) is int and value == 1):
+            if self.kernel.jitted.params[place].is_constexpr:
                 constexprs[name] = value
             elif isinstance(value, float):
                 signature[name] = "fp32"
             elif isinstance(value, int):
-                signature[name] = "i32:16" if value % 16 == 0 else "i32"
+                signature[name] = "i32:16" if value % 16 == 0 else "i32:1" if value == 1 else "i32"
             else:
                 signature[name] = f"*{_TRITON_DTYPE[str(value.dtype)]}:16"
         return compile_ahead(self.kernel, signature, constexprs, target, self.options)
@@ -238,25 +208,6 @@ def missing_gpu(machine: Machine) -> str | None:
     return available() or (None if machine.gpus else "needs a GPU, this machine has none")
 
 
-def target_of(machine: Machine) -> Target | None:
-    """The target that the machine's first GPU is, None for an architecture whose limits are not known here."""
-    return TARGETS.get(machine.gpus[0].arch) if machine.gpus else None
-
-
-def not_resident(target: Target, warps: int, shared: int = 0, registers: int = 0) -> str | None:
-    """The reason why a block of `warps` warps with these needs (registers of one thread) cannot run there, or None."""
-    threads = warps * target.lanes
-    if threads > target.threads:
-        return f"needs {threads} threads in a block, {target.arch} has {target.threads}"
-    if shared > target.shared:
-        return f"needs {shared} bytes of shared memory, {target.arch} has {target.shared}"
-    if registers > target.thread_registers:
-        return f"needs {registers} registers in a thread, {target.arch} has {target.thread_registers}"
-    if registers * threads > target.registers:
-        return f"needs {registers * threads} registers, {target.arch} has {target.registers}"
-    return None
-
-
 def compile_ahead(
     kernel: Jitted,
     signature: Mapping[str, str],
@@ -267,7 +218,8 @@ def compile_ahead(
     """Compile for a target that need not be here, and say what the result uses; never raises for a kernel's sake.
 
     `signature` gives the type of every argument that is no constexpr, such as `*fp32` or `i32`; `:16` behind it says
-    that it is divisible by 16, which the launcher finds out by itself and on which vector loads depend. `options` are
+    that it is divisible by 16, which the launcher finds out by itself and on which vector loads depend, `:1` that it
+    is 1. `options` are
     `num_warps`, `num_stages` and the like. Takes 0.05 to 0.7 s, nothing when triton's cache has it.
     """
     from triton.backends.compiler import GPUTarget
@@ -276,9 +228,12 @@ def compile_ahead(
 
     arguments = {name: kind.partition(":")[0] for name, kind in signature.items()}
     places = {name: (at,) for at, name in enumerate(kernel.jitted.arg_names)}
-    # As the launcher has it, so that it finds the result in triton's cache: nothing known is an empty list.
+    # As the launcher has it, so that it finds the result in triton's cache: an empty list where nothing is known, and
+    # none at all for a float and for 1.
     told = {
-        name: [["tt.divisibility", 16]] * kind.endswith(":16") for name, kind in signature.items() if kind != "fp32"
+        name: [["tt.divisibility", 16]] * kind.endswith(":16")
+        for name, kind in signature.items()
+        if kind not in ("fp32", "i32:1")
     }
     told |= {name: [] for name, value in constexprs.items() if isinstance(value, str)}
     source = ASTSource(

@@ -9,7 +9,8 @@ from typing import Any
 from perfsuite.kernel import Config, Dimension, Scale, Space
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Workload
-from perfsuite.toolchain.triton import TARGETS, missing_gpu, not_resident, target_of
+from perfsuite.toolchain.gpu_targets import TARGETS, not_resident, target_of
+from perfsuite.toolchain.triton import missing_gpu
 
 # A row up to this length may be held by one block: 64 elements in each of 1024 threads.
 _LONGEST = 65536
