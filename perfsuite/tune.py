@@ -240,6 +240,6 @@ def finalists(trials: Sequence[Trial], defaults: frozenset[str], effort: Effort)
     chosen = [t for t in ordered if t.seconds <= _FINALIST * fastest][: max(_FEWEST_FINALISTS, most)]
     for trial in ordered:
         first = all(trial.kernel != t.kernel for t in chosen)
-        if first and (trial.kernel in defaults or trial.kernel.endswith("/inductor")):
+        if first and (trial.kernel in defaults or trial.kernel.endswith(("/inductor", "/inductor_gpu"))):
             chosen.append(trial)
     return chosen
