@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What is run on a machine with a GPU, within 9 minutes: the GPU tests, then tuning, report and export into a folder.
+# What is run on a machine with a GPU, within 9 minutes: the GPU tests; tuning; our kernels, eager, torch.compile (as it is
+# and with max-autotune) and Liger-Kernel, where it is installed, in the same interleaved runs; report and export.
 # Usage: ci/gpu.sh OUT_DIR. PYTHON chooses the interpreter; perfsuite is taken from this checkout, its dependencies from
 # the interpreter. SECONDS_IN_ALL (540) can be shortened for a rehearsal.
 set -uo pipefail
@@ -15,7 +16,17 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 python=${PYTHON:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PERFSUITE_DB="$out/perfsuite.db"
+# A peer that compiles for longer is left out.
+export PERFSUITE_LIMIT_BUILD="${PERFSUITE_LIMIT_BUILD:-60}"
 policy=cuda,graph
+# What is compared first: 2^26 elements and more, then few long rows, then what models have; the rest as time allows.
+first=(
+  'softmax[rows=16384,cols=4096,bf16]' 'rms_norm[rows=16384,cols=4096,bf16]' 'layer_norm[rows=16384,cols=4096,bf16]'
+  'softmax[rows=16384,cols=4096,f32]' 'add_rms_norm[rows=16384,cols=4096,bf16]'
+  'cross_entropy[rows=1024,cols=128256,bf16]' 'layer_norm_backward[rows=16384,cols=4096,bf16]'
+  'softmax[rows=1,cols=4194304,f32]' 'softmax[rows=16,cols=128256,bf16]' 'rms_norm[rows=16,cols=128256,bf16]'
+)
+ours='triton_*'
 status=0
 missed=()
 
@@ -23,10 +34,11 @@ step() { printf '\n== %s (%d s of %d)\n' "$*" "$SECONDS" "$total"; }
 left() { echo $((total - SECONDS)); }
 # run LIMIT NAME COMMAND...: COMMAND for at most LIMIT seconds; its failure is told at the end, and stops nothing.
 run() {
-  local limit=$1 name=$2
+  local limit=$1 name=$2 most=$(($(left) - 5))
   shift 2
   step "$name"
-  timeout --signal=INT --kill-after=10 "$limit" "$@" 2>&1
+  [ "$limit" -gt "$most" ] && limit=$((most > 5 ? most : 5))
+  timeout --signal=INT --kill-after=10 "$limit" "$@"
   local code=$?
   if [ $code -ne 0 ]; then
     status=1
@@ -34,31 +46,53 @@ run() {
   fi
   return $code
 }
+# timed SHARE LEAST NAME COMMAND...: COMMAND with --budget, SHARE percent of what is left before the last steps' 75 s.
+timed() {
+  local budget=$((($(left) - 75) * $1 / 100)) least=$2 name=$3
+  shift 3
+  if [ "$budget" -ge "$least" ]; then
+    run $((budget + 30)) "$name" "$@" --budget "${budget}s"
+  else
+    missed+=("$name: no time was left for it")
+  fi
+}
+cli=("$python" -m perfsuite.cli)
 
-run 60 "machine" "$python" -m perfsuite.cli doctor
-run $((total / 4)) "GPU tests" "$python" -m pytest -q -m gpu tests
-if [ "$(left)" -gt 90 ]; then
-  budget=$(($(left) - 70))
-  run $((budget + 40)) "tune" "$python" -m perfsuite.cli tune --full --policy "$policy" --budget "${budget}s" triton_rows
-else
-  missed+=("tune: no time was left for it")
-fi
-run 20 "best" "$python" -m perfsuite.cli best
-run 40 "report" "$python" -m perfsuite.cli report --policy "$policy" --out "$out/report"
-run 15 "export" "$python" -m perfsuite.cli export --here "$out/trials.jsonl"
+run 60 "machine" "${cli[@]}" doctor
+parallel=$("$python" -c 'import xdist' 2>/dev/null && echo "-n 4")
+run $((total / 4)) "GPU tests" "$python" -m pytest -q $parallel -m gpu $(grep -l 'mark\.gpu' tests/*.py)
+timed 55 20 "tune" "${cli[@]}" tune --quick --policy "$policy" "${first[@]}" "$ours"
+timed 80 15 "compare" "${cli[@]}" compare --peers --rounds 12 --policy "$policy" --out "$out/compare.jsonl" \
+  "${first[@]}" "$ours"
+run 15 "best" "${cli[@]}" best
+run 40 "report" "${cli[@]}" report --policy "$policy" --out "$out/report"
+run 15 "export" "${cli[@]}" export --here "$out/trials.jsonl"
 
 step "what was not reached"
-"$python" - "$out/perfsuite.db" <<'PY' || missed+=("the list of workloads without a winner")
+"$python" - "$out" "${first[@]}" "$ours" <<'PY' || missed+=("the list of what was not reached")
 import sys
+from pathlib import Path
 
-from perfsuite import registry, session
+from rich.console import Console
 
-won = {entry.workload for entry in session.best(None, sys.argv[1]) if entry.policy.device == "cuda"}
-wanted = [job.workload for job in registry.discover().select(["triton_rows"])]
-missing = [str(workload) for workload in wanted if workload not in won]
-print(f"{len(wanted) - len(missing)} of {len(wanted)} workloads have a winner on this GPU")
-for workload in missing:
-    print("not reached:", workload)
+from perfsuite import registry, session, standings
+from perfsuite.comparison import Journal
+
+out, patterns = Path(sys.argv[1]), sys.argv[2:]
+compared = set()
+if (out / "compare.jsonl").exists():
+    journal = Journal.load(out / "compare.jsonl")
+    compared = set(journal.races)
+    with (out / "compare.txt").open("w") as file:
+        standings.show(journal, Console(file=file, width=200), goals=False)
+    print((out / "compare.txt").read_text())
+won = {str(entry.workload) for entry in session.best(None, str(out / "perfsuite.db")) if entry.policy.device == "cuda"}
+wanted = [str(job.workload) for job in registry.discover().select(patterns)]
+print(f"of {len(wanted)} workloads {len(won & set(wanted))} have a winner on this GPU, {len(compared)} were compared")
+for workload in wanted:
+    lacking = " and ".join(["no winner"] * (workload not in won) + ["not compared"] * (workload not in compared))
+    if lacking:
+        print(f"not reached: {workload}: {lacking}")
 PY
 for what in ${missed[@]+"${missed[@]}"}; do
   echo "not done: $what"

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from perfsuite import check, registry
-from perfsuite.kernel import Config, Run, Tensors
+from perfsuite.kernel import Config, Run, Tensors, Unfit
 from perfsuite.measure import cpu
 from perfsuite.measure.placement import Arena
 from perfsuite.op import Op, Workload
@@ -225,6 +225,8 @@ class Bench:
         if key not in self._runs:
             try:
                 self._runs[key] = kernel.build(op, workload, config)
+            except Unfit as unfit:
+                raise Rejected(FailureKind.PRUNED, str(unfit)) from unfit
             except Exception as wrong:  # a foreign kernel's code may raise anything
                 raise Rejected(FailureKind.BUILD, f"{type(wrong).__name__}: {wrong}") from wrong
         return self._runs[key], case

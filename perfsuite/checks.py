@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from perfsuite import check, detect, registry
-from perfsuite.kernel import Config, Kernel, Run
+from perfsuite.kernel import Config, Kernel, Run, Unfit
 from perfsuite.op import Op, Workload
 from perfsuite.plan import refused
 
@@ -112,6 +112,8 @@ def examine(op: Op, kernel: Kernel, configs: int, most_workloads: int | None = N
                 if (case.workload, config) not in runs:
                     runs[case.workload, config] = kernel.build(op, case.workload, config)
                 wrong = answer(op, case, runs[case.workload, config], device)
+            except Unfit:  # no user is ever given it
+                continue
             except Exception as failed:  # a foreign kernel's code may raise anything
                 wrong = f"{type(failed).__name__}: {failed}"
             answers += 1

@@ -16,7 +16,7 @@ from perfsuite.comparison import FLOOR, OTHER, OURS, Journal, Row
 from perfsuite.kernel import Config, Kernel
 from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
-from perfsuite.plan import PROBES, elsewhere, refused
+from perfsuite.plan import PROBES, elsewhere, refused, require_device
 from perfsuite.policy import Policy
 from perfsuite.race import BLOCK
 from perfsuite.racing import Racers
@@ -144,6 +144,7 @@ def compare(wish: Wish) -> Journal:
         ours = str(Path(__file__).with_name(PEERS))
         os.environ["PERFSUITE_KERNELS"] = os.pathsep.join(filter(None, [os.environ.get("PERFSUITE_KERNELS"), ours]))
     machine, known = detect.machine(), registry.discover()
+    require_device(wish.policy, machine)
     workloads = _workloads(known, wish)
     journal = Journal.resume(wish.out, machine, wish.policy, wish.peers)
     left = [w for w in workloads if not journal.has(str(w), known.digests)]

@@ -135,28 +135,42 @@ def _permute(values: Sequence[Scalar]) -> bool:
 class Space:
     """The configurations of a kernel on one workload: every combination of the dimensions that `allows` accepts.
 
-    `default` is what a user would get without tuning; without one it is the first configuration.
+    `refuses` gives None, or the reason why a config that makes sense cannot run on the machine: it is left out as well,
+    and counted in the report. `default` is what a user would get without tuning; without one it is the first
+    configuration.
     """
 
     dimensions: tuple[Dimension, ...] = ()
     allows: Callable[[Config], bool] | None = None
     default: Config | None = None
+    refuses: Callable[[Config], str | None] | None = None
 
     @cached_property
     def configs(self) -> tuple[Config, ...]:
         """Every allowed configuration, the default first."""
-        names = [d.name for d in self.dimensions]
-        every = (
-            Config(tuple(zip(names, values))) for values in itertools.product(*(d.values for d in self.dimensions))
-        )
-        allowed = [config for config in every if self.allows is None or self.allows(config)]
+        allowed = [config for config, reason in self._sifted if reason is None]
         if not allowed:
-            raise ValueError(f"the space of {', '.join(names)} allows no configuration")
+            raise ValueError(f"the space of {', '.join(d.name for d in self.dimensions)} allows no configuration")
         if self.default is None:
             return tuple(allowed)
         if self.default not in allowed:
             raise ValueError(f"the default {self.default} is not in its space")
         return (self.default, *(config for config in allowed if config != self.default))
+
+    @property
+    def pruned(self) -> tuple[tuple[Config, str], ...]:
+        """The configurations that are refused, each with its reason."""
+        return tuple((config, reason) for config, reason in self._sifted if reason is not None)
+
+    @cached_property
+    def _sifted(self) -> tuple[tuple[Config, str | None], ...]:
+        """What `allows` accepts, with the reason why it is refused, or None."""
+        names = [d.name for d in self.dimensions]
+        every = (
+            Config(tuple(zip(names, values))) for values in itertools.product(*(d.values for d in self.dimensions))
+        )
+        allowed = (config for config in every if self.allows is None or self.allows(config))
+        return tuple((config, self.refuses(config) if self.refuses is not None else None) for config in allowed)
 
     def __len__(self) -> int:
         return len(self.configs)
@@ -202,15 +216,19 @@ def runs_anywhere(workload: Workload, machine: Machine) -> str | None:
     return None
 
 
+class Unfit(Exception):
+    """Raised by a kernel's `build`: the compiled code shows that this config had better not run on this machine."""
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One implementation of one or several ops.
 
-    `build(op, workload, config)` gives the callable; it may compile, and raises on failure. `space(workload, machine)`
-    gives what can be tuned. `supports(workload, machine)` gives None, or the reason why the kernel cannot run there.
-    `sources` are further files (beside the kernel's own) whose text is part of its code. `device` is `cpu`,
-    `cuda` or `any`. `default` marks the kernel that a user without perfsuite would call (eager): the baseline of every
-    speed-up. The registry fills in `family`, `name` (folder and file) and `digest` (of the code).
+    `build(op, workload, config)` gives the callable; it may compile, and raises on failure (`Unfit` to prune).
+    `space(workload, machine)` gives what can be tuned. `supports(workload, machine)` gives None, or the reason why the
+    kernel cannot run there. `sources` are further files (beside the kernel's own) whose text is part of its code.
+    `device` is `cpu`, `cuda` or `any`. `default` marks the kernel that a user without perfsuite would call (eager): the
+    baseline of every speed-up. The registry fills in `family`, `name` (folder and file) and `digest` (of the code).
     """
 
     ops: tuple[str, ...]

@@ -74,8 +74,7 @@ class Plan:
         cores = min(self.machine.cores, len(detect.allowed_cores()))
         if self.policy.threads > cores:
             raise ValueError(f"--threads {self.policy.threads}: this process may use {units.several(cores, 'core')}")
-        if self.policy.device == "cuda" and not self.machine.gpus:
-            raise ValueError("--policy cuda: perfsuite sees no GPU here; `perfsuite doctor` says what it sees")
+        require_device(self.policy, self.machine)
         if self.strategy not in search.STRATEGIES:
             raise ValueError(f"--strategy {self.strategy!r} is none of {', '.join(search.STRATEGIES)}")
 
@@ -107,6 +106,12 @@ class Plan:
             if fit:
                 jobs.append(Job(job.workload, tuple(fit)))
         return tuple(jobs), tuple(refusals)
+
+
+def require_device(policy: Policy, machine: Machine) -> None:
+    """ValueError where the machine lacks the GPU that the policy measures on."""
+    if policy.device == "cuda" and not machine.gpus:
+        raise ValueError("--policy cuda: perfsuite sees no GPU here; `perfsuite doctor` says what it sees")
 
 
 def elsewhere(kernel: Kernel, policy: Policy) -> str | None:

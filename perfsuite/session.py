@@ -165,7 +165,7 @@ def report(out: Path | None, words: str, threads: int, db: str | None) -> Path:
     """Write the report of this machine under one policy; the path of its index.html."""
     from perfsuite import doctor
     from perfsuite import report as pages
-    from perfsuite.plan import refused
+    from perfsuite.plan import elsewhere, refused
 
     machine, known = detect.machine(), registry.discover()
     policy = Policy.parse(words, threads)
@@ -180,6 +180,13 @@ def report(out: Path | None, words: str, threads: int, db: str | None) -> Path:
         for kernel in (known.kernels_for(workload.op) if workload.op in known.ops else ())
         if (reason := refused(kernel, workload, machine)) is not None
     ]
+    fit = [
+        (workload, kernel)
+        for workload in tuned_workloads
+        for kernel in (known.kernels_for(workload.op) if workload.op in known.ops else ())
+        if elsewhere(kernel, policy) is None and refused(kernel, workload, machine) is None
+    ]
+    pruned = [(str(kernel), reason) for workload, kernel in fit for _, reason in kernel.space(workload, machine).pruned]
     evidence = pages.Evidence(
         machine=machine,
         policy=policy,
@@ -188,6 +195,7 @@ def report(out: Path | None, words: str, threads: int, db: str | None) -> Path:
         ops=known.ops,
         digests=known.digests,
         refusals=refusals,
+        pruned=pruned,
         defaults=known.defaults,
         uncontrolled=doctor.uncontrolled(machine),
         searches=leaderboard.load(places.score_path()),

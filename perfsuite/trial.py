@@ -40,6 +40,7 @@ REMEDIES: dict[Disturbance, str] = {
 
 class FailureKind(StrEnum):
     BUILD = "build"
+    PRUNED = "pruned"
     CRASH = "crash"
     TIMEOUT = "timeout"
     ERROR = "error"

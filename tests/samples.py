@@ -114,6 +114,16 @@ def build(op, workload, config):
 
 KERNEL = Kernel(ops=("twice",), build=build, sources=("broken.cpp",))
 """
+UNFIT = """
+from perfsuite.kernel import Kernel, Unfit
+
+
+def build(op, workload, config):
+    raise Unfit("spills 96 bytes")
+
+
+KERNEL = Kernel(ops=("twice",), build=build)
+"""
 
 
 def write_family(folder: Path, *broken: str) -> Path:
@@ -125,6 +135,8 @@ def write_family(folder: Path, *broken: str) -> Path:
         if name == "not_compiling":
             (folder / "not_compiling.py").write_text(NOT_COMPILING)
             (folder / "broken.cpp").write_text('extern "C" void run() { this is not C++; }\n')
+        elif name == "unfit":
+            (folder / "unfit.py").write_text(UNFIT)
         else:
             (folder / f"{name}.py").write_text(BROKEN[name] + BROKEN_REST)
     return folder

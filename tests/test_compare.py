@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from samples import MACHINE, trial, write_family
 
-from perfsuite import registry, standings, targets
+from perfsuite import detect, registry, standings, targets
 from perfsuite.compare import Draw, Wish, compare
 from perfsuite.comparison import FLOOR, OTHER, OURS, Journal, Row
 from perfsuite.kernel import Config
@@ -191,3 +191,9 @@ def test_a_comparison_keeps_its_races_and_goes_on_from_there(
     assert compare(wish).races == {"twice[n=4096,f32]": rows} and out.read_text() == held
     with pytest.raises(ValueError, match="there are no targets for softmax"):
         compare(replace(wish, patterns=("softmax",)))
+
+
+def test_without_a_gpu_a_policy_of_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "machine", lambda: replace(MACHINE, gpus=()))
+    with pytest.raises(ValueError, match="--policy cuda: perfsuite sees no GPU here"):
+        compare(Wish(("softmax",), Policy(device="cuda"), 8))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from perfsuite import checks, registry
-from perfsuite.kernel import Kernel
+from perfsuite.kernel import Config, Kernel, Run, Unfit
 from perfsuite.op import Op, Workload
 
 KNOWN = registry.discover()
@@ -87,3 +89,11 @@ def test_bytes_of_a_convolution_by_hand() -> None:
     # x 2*3*7*9, weight 4*3*3*3, four vectors of 4, y 2*4*4*5.
     assert op.least_bytes(workload) == 4 * (378 + 108 + 16 + 160)
     assert op.operations(workload) >= 2 * 160 * 27
+
+
+def test_a_config_that_its_build_prunes_gives_no_wrong_answer() -> None:
+    def build(op: Op, workload: Workload, config: Config) -> Run:
+        raise Unfit("spills")
+
+    finding = checks.examine(KNOWN.ops["softmax"], replace(KNOWN.kernels["softmax/eager"], build=build), 3)
+    assert (finding.answers, finding.reason) == (0, None)

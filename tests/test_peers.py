@@ -26,7 +26,7 @@ def peers() -> list[tuple[Op, Kernel]]:
 
 
 def test_every_peer_is_found() -> None:
-    assert {kernel.name for _, kernel in peers()} == {"onnx_runtime", "open_vino", "jax_xla"}
+    assert {kernel.name for _, kernel in peers()} == {"onnx_runtime", "open_vino", "jax_xla", "liger"}
 
 
 @pytest.mark.parametrize(("op", "kernel"), peers(), ids=str)

@@ -23,9 +23,9 @@ from synthetic import (
 
 from perfsuite import units
 from perfsuite.op import Workload
-from perfsuite.report import Evidence, algorithms
+from perfsuite.report import Evidence, algorithms, troubles
 from perfsuite.report.picture import LIGHT
-from perfsuite.trial import REMEDIES, Disturbance, Measurement
+from perfsuite.trial import REMEDIES, Disturbance, Failure, FailureKind, Measurement
 
 
 @pytest.mark.parametrize("workload", [*SOFTMAX, *NORMS, *LINEAR], ids=str)
@@ -92,6 +92,19 @@ def test_failures_are_grouped_and_their_text_is_escaped(page: str, markdown: str
     assert build["Trials"] == "1" and build["Reason"].startswith(COMPILE.splitlines()[0])
     assert "third line" in build["Reason"], "the whole text is folded into the page"
     assert "<vector>" not in page and "in &lt;vector> \\| pipe" in markdown
+
+
+def test_pruned_configs_are_counted_and_no_failures(evidence: Evidence) -> None:
+    spilled = Failure(FailureKind.PRUNED, "spills 96 bytes of each thread's registers to memory on sm_90")
+    trial = replace(evidence.used[0], outcome=spilled)
+    section = troubles.pruned(replace(evidence, trials=[*evidence.trials, trial]))
+    assert section is not None
+    assert section.words[0].startswith("2 configs of") and "and 1 config because" in section.words[0]
+    rows = [[cell.text for cell in row] for row in section.grids[0].rows]
+    assert rows[0][:3] == ["softmax/triton_rows", "2", "estimated"] and rows[0][3].startswith("needs 300000 bytes")
+    assert rows[1] == [trial.kernel, "1", "compiled", spilled.reason]
+    assert len(replace(evidence, trials=[*evidence.trials, trial]).failed) == len(evidence.failed)
+    assert troubles.pruned(replace(evidence, pruned=())) is None
 
 
 def test_stale_and_foreign_trials_are_counted_and_not_used(page: str, evidence: Evidence) -> None:

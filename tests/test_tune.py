@@ -44,9 +44,9 @@ def trials(database: Path) -> list[Trial]:
 
 @pytest.mark.quiet  # a limit of 8 s
 def test_broken_kernels_fail_with_readable_reasons_and_the_rest_is_tuned(tmp_path: Path, own_database: Path) -> None:
-    write_family(tmp_path / "toys", *BROKEN, "not_compiling")
+    write_family(tmp_path / "toys", *BROKEN, "not_compiling", "unfit")
     summary = tune(tmp_path / "toys", "twice", PERFSUITE_LIMIT_CHECK="8")
-    assert summary["failed"] == 7
+    assert summary["failed"] == 8
     failures = {t.kernel.partition("/")[2]: t.failure for t in trials(own_database) if t.failure}
     expected = {
         "segfault": (FailureKind.CRASH, "SIGSEGV"),
@@ -56,6 +56,7 @@ def test_broken_kernels_fail_with_readable_reasons_and_the_rest_is_tuned(tmp_pat
         "unwritten": (FailureKind.WRONG, "nan instead of"),
         "vandal": (FailureKind.WRONG, "changes its input x"),
         "not_compiling": (FailureKind.BUILD, "broken.cpp"),
+        "unfit": (FailureKind.PRUNED, "spills 96 bytes"),
     }
     for name, (kind, says) in expected.items():
         failure = failures[name]

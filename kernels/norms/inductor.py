@@ -51,7 +51,7 @@ def _written_out(formula: Callable[..., Any], inputs: int) -> Callable[..., None
 
 # Of the library's layer_norm inductor (torch 2.13) makes loops over all rows for the mean, the variance and the output:
 # three trips to memory, 1.8 times a copy at 8192x4096 f32, where the formula written out makes one, 1.5 times a copy.
-_COMPUTE: dict[str, dict[str, Callable[..., None]]] = {
+FORMULAS: dict[str, dict[str, Callable[..., None]]] = {
     "layer_norm": {"written_out": _written_out(formulas.layer_norm, 3), "library": _layer_norm},
     "rms_norm": {"library": _rms_norm},
     "simple_rms_norm": {"written_out": _written_out(formulas.simple_rms_norm, 1)},
@@ -81,12 +81,12 @@ def supports(workload: Workload, machine: Machine) -> str | None:
 
 def space(workload: Workload, machine: Machine) -> Space:
     isas = tuple(isa for isa in reversed(_SIMDLEN) if isa in machine.isa) or ("default",)
-    formulas = tuple(_COMPUTE[workload.op])
+    formulas = tuple(FORMULAS[workload.op])
     return Space((Dimension("isa", isas, Scale.CATEGORICAL), Dimension("formula", formulas, Scale.CATEGORICAL)))
 
 
 def build(op: Op, workload: Workload, config: Config) -> Run:
-    call = compiled(_COMPUTE[op.name][config["formula"]], _options(config))
+    call = compiled(FORMULAS[op.name][config["formula"]], _options(config))
     attributes = dict(op.attributes)
 
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:
@@ -102,4 +102,4 @@ def _options(config: Config) -> dict[str, int]:
     return {} if simdlen is None else {"cpp.simdlen": simdlen}
 
 
-KERNEL = Kernel(ops=tuple(_COMPUTE), build=build, space=space, supports=supports)
+KERNEL = Kernel(ops=tuple(FORMULAS), build=build, space=space, supports=supports)

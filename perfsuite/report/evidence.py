@@ -14,7 +14,7 @@ from perfsuite.policy import Policy
 from perfsuite.roofline import Ceilings
 from perfsuite.table import Entry, Table
 from perfsuite.timeline import Timeline
-from perfsuite.trial import Trial
+from perfsuite.trial import FailureKind, Trial
 
 Times = Mapping[Workload, Mapping[str, Mapping[Config, float]]]
 
@@ -24,7 +24,8 @@ class Evidence:
     """Everything a report says follows from this.
 
     `digests` give today's code of each kernel: a trial with another one is stale, which is said, and not used.
-    `refusals` are (workload or op, kernel, reason), `defaults` the kernels a user without perfsuite would call,
+    `refusals` are (workload or op, kernel, reason), `pruned` is (kernel, reason) of every config of the tuned workloads
+    that the machine cannot run, `defaults` the kernels a user without perfsuite would call,
     `uncontrolled` sentences on what disturbs times here and could not be helped. `searches` is how the searches did on
     recorded spaces, if that was scored, `timeline` how the last tuning went.
     """
@@ -38,6 +39,7 @@ class Evidence:
     refusals: Sequence[tuple[str, str, str]]
     defaults: frozenset[str]
     uncontrolled: Sequence[str]
+    pruned: Sequence[tuple[str, str]] = ()
     searches: Leaderboard | None = None
     timeline: Timeline | None = None
 
@@ -54,6 +56,11 @@ class Evidence:
     def used(self) -> tuple[Trial, ...]:
         """The fresh trials under this policy."""
         return tuple(t for t in self.fresh if t.policy == self.policy)
+
+    @cached_property
+    def failed(self) -> tuple[Trial, ...]:
+        """Those used that gave no time, but for those that were pruned as planned."""
+        return tuple(t for t in self.used if t.failure is not None and t.failure.kind is not FailureKind.PRUNED)
 
     @cached_property
     def stale(self) -> tuple[Trial, ...]:

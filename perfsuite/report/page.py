@@ -76,6 +76,7 @@ def _sections(evidence: Evidence, found: Sequence[Winner]) -> list[Section]:
         search.section(evidence.searches),
         troubles.failed(evidence),
         troubles.refused(evidence),
+        troubles.pruned(evidence),
         troubles.disturbed(evidence),
         troubles.left_out(evidence),
         spending.section(evidence),
@@ -87,8 +88,7 @@ def _sections(evidence: Evidence, found: Sequence[Winner]) -> list[Section]:
 
 def summary(evidence: Evidence, found: Sequence[Winner]) -> tuple[str, list[tuple[str, str]]]:
     """The report in a sentence, and its (number, what it counts) in a row."""
-    failed = sum(trial.failure is not None for trial in evidence.used)
-    counts = [(f"{len(evidence.used):,}", "trials"), (f"{failed:,}", "failed")]
+    counts = [(f"{len(evidence.used):,}", "trials"), (f"{len(evidence.failed):,}", "failed")]
     rated = [(winner.speedup, winner) for winner in found if winner.speedup is not None]
     if not rated:
         timed = len(evidence.times)

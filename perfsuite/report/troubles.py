@@ -11,6 +11,7 @@ from perfsuite.report.evidence import Evidence
 from perfsuite.report.section import Cell, Grid, Section, cells
 from perfsuite.trial import REMEDIES, Disturbance, FailureKind
 
+_PRUNED = FailureKind.PRUNED
 _NUMBER = re.compile(r"0x[0-9a-f]+|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
@@ -62,7 +63,7 @@ class Stale:
 def failures(evidence: Evidence) -> tuple[Failures, ...]:
     """The most frequent first."""
     groups: dict[tuple[str, FailureKind, str], list[tuple[str, str]]] = {}
-    for trial in evidence.used:
+    for trial in evidence.failed:
         if trial.failure is not None:
             key = (trial.kernel, trial.failure.kind, _NUMBER.sub("#", trial.failure.reason))
             groups.setdefault(key, []).append((f"{trial.workload} {trial.config}", trial.failure.reason))
@@ -130,6 +131,25 @@ def refused(evidence: Evidence) -> Section | None:
     rows = [cells(r.kernel, r.reason, Cell(str(len(r.wanted)), folded="\n".join(r.wanted))) for r in found]
     words = "Kernels that said beforehand why they cannot run."
     return Section("refusals", "Refusals", (words,), (), (Grid(columns, tuple(rows)),))
+
+
+def pruned(evidence: Evidence) -> Section | None:
+    """How many configs were never run because the machine could not hold them, by an estimate or once compiled."""
+    compiled = [(t.kernel, t.failure.reason) for t in evidence.used if t.failure and t.failure.kind == _PRUNED]
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for when, found in (("estimated", evidence.pruned), ("compiled", compiled)):
+        for kernel, reason in found:
+            groups.setdefault((kernel, when, _NUMBER.sub("#", reason)), []).append(reason)
+    if not groups:
+        return None
+    columns = ("Kernel", "code"), ("Configs", "number"), ("As", "word"), ("Reason of the first", "text")
+    rows = [cells(kernel, f"{len(all_):,}", when, all_[0]) for (kernel, when, _), all_ in groups.items()]
+    words = (
+        f"{units.several(len(evidence.pruned), 'config')} of the tuned workloads' spaces were left out because the "
+        f"machine could not hold them, and {units.several(len(compiled), 'config')} because their compiled code spills "
+        "registers or exceeds what a multiprocessor has. None of them was run."
+    )
+    return Section("pruned", "Pruned configurations", (words,), (), (Grid(columns, tuple(rows)),))
 
 
 def disturbed(evidence: Evidence) -> Section:

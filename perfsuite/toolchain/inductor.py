@@ -8,12 +8,17 @@ from typing import Any
 
 import torch
 
+from perfsuite.kernel import Config, Dimension, Kernel, Run, Scale, Space, Tensors
 from perfsuite.machine import Machine
+from perfsuite.op import Op, Workload
 from perfsuite.toolchain.constants import PerConstants
+from perfsuite.toolchain.triton import missing_gpu
 
 Function = Callable[..., Any]
 # What torch.compile accepts as a value.
 Options = Mapping[str, str | int | bool | Callable[..., Any]]
+# What its mode max-autotune adds to the default, but for the graphs, which are part of how a kernel is timed.
+MAX_AUTOTUNE: Options = {"max_autotune": True, "coordinate_descent_tuning": True}
 
 
 def simd_widths(machine: Machine) -> tuple[int, ...]:
@@ -24,6 +29,32 @@ def simd_widths(machine: Machine) -> tuple[int, ...]:
 def compiled(function: Function, options: Options) -> Function:
     """`function` compiled for the shapes of each call, with `options` of torch._inductor.config."""
     return torch.compile(_alone(function), dynamic=False, options=dict(options))
+
+
+def gpu_kernel(formulas: Mapping[str, Mapping[str, Function]], options: Options) -> Kernel:
+    """The kernel that torch.compile makes of each op's formulas on a GPU; the library's own comes first.
+
+    The formulas are called as `formula(*inputs, *outputs, **attributes)`.
+    """
+
+    def build(op: Op, workload: Workload, config: Config) -> Run:
+        call, attributes = compiled(formulas[op.name][config["formula"]], options), dict(op.attributes)
+
+        def run(inputs: Tensors, outputs: Tensors) -> Tensors:
+            with torch.no_grad():
+                call(*inputs, *outputs, **attributes)
+            return outputs
+
+        return run
+
+    def space(workload: Workload, machine: Machine) -> Space:
+        names = sorted(formulas[workload.op], key=lambda name: name != "library")
+        return Space((Dimension("formula", tuple(names), Scale.CATEGORICAL),))
+
+    def supports(workload: Workload, machine: Machine) -> str | None:
+        return missing_gpu(machine)
+
+    return Kernel(ops=tuple(formulas), build=build, space=space, supports=supports, device="cuda")
 
 
 def frozen(function: Function, variables: int, options: Options) -> Function:
