@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Collection, Generator, Sequence
 
-from perfsuite.stats import Contrast, Verdict
+from perfsuite.stats import Contrast, Verdict, winsorised
 
 # A leader that is certainly no more than this behind may as well be taken.
 INDIFFERENT = 0.02
@@ -19,6 +19,8 @@ _LATER = 1.1
 _FAR = 1.25
 
 _MARGIN = 0.01
+# With this probability it is further behind one of them after all.
+_DOUBT = 0.1
 
 Samples = list[list[float]]
 Race = Generator[list[int], tuple[Samples, bool], Samples]
@@ -40,7 +42,7 @@ def race(entrants: int, rounds: int, *, judged: Collection[int] = (), error: flo
         block, late = yield list(active)
         for entrant, new in zip(active, block):
             samples[entrant] += new
-        leader = min(active, key=lambda e: statistics.median(samples[e]))
+        leader = min(active, key=lambda e: level(samples[e]))
         active = [e for e in active if e == leader or not _far(samples[e], samples[leader])]
         if len(samples[leader]) < look and len(active) > 1 and not (late and len(samples[leader]) >= FEWEST):
             continue
@@ -85,13 +87,18 @@ def contrast(times: Sequence[float], against: Sequence[float], processes: int = 
 
 def _open(other: Contrast, judged: bool, error: float, rounds: int) -> bool:
     """Whether the leader may be worse than that one, or a verdict is wanted, and more rounds may tell."""
-    if not judged and other.at_least(-INDIFFERENT, error):
+    if not judged and other.at_least(-INDIFFERENT, _DOUBT):
         return False
     return not other.close(INDIFFERENT, error) and other.may_be_decided(INDIFFERENT, error, rounds)
 
 
 def _far(times: Sequence[float], against: Sequence[float]) -> bool:
     return len(times) >= BLOCK and min(times) > _FAR * max(against)
+
+
+def level(times: Sequence[float]) -> float:
+    """What contrasts compare: their mean, with the outliers pulled in, of logarithms."""
+    return statistics.fmean(winsorised([math.log(t) for t in times]))
 
 
 def close(times: Sequence[float], against: Sequence[float], margin: float = _MARGIN) -> bool:

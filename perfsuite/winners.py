@@ -9,7 +9,7 @@ from perfsuite.kernel import Config
 from perfsuite.machine import Machine
 from perfsuite.op import Workload
 from perfsuite.policy import Policy
-from perfsuite.race import close, verdict
+from perfsuite.race import close, level, verdict
 from perfsuite.stats import Verdict
 from perfsuite.table import Entry, Table
 from perfsuite.trial import Trial
@@ -42,7 +42,7 @@ def _entry(race: Sequence[Trial], defaults: frozenset[str]) -> Entry:
     # Who left the race before its end was SLOWER than the leader, which is what its few samples stand for.
     rounds = max(len(_samples(t)) for t in ordered)
     stayed = [t for t in ordered if len(_samples(t)) == rounds]
-    fastest = min(stayed, key=lambda t: t.seconds)
+    fastest = min(stayed, key=lambda t: level(_samples(t)))
     baseline = next((t for t in ordered if t.kernel in defaults), None)
     tied = [t for t in stayed if t is fastest or _tied(t, fastest)]
     winner, said = tied[0], Verdict.DEFAULT

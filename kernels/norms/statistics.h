@@ -20,7 +20,9 @@ struct Plan {
 
     int64_t group() const { return rows / groups; }
     // The vector, one of as many as there are groups, that belongs to a row.
-    const T* vector(const T* first, int64_t row) const { return groups == 1 ? first : first + row / group() * cols; }
+    const T* vector(const T* first, int64_t row) const {
+        return group() == rows ? first : first + row / group() * cols;  // of no rows, too
+    }
 };
 
 // What a layer's norm is scaled by, from its number.
