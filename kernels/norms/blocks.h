@@ -1,9 +1,9 @@
 // How kernels go over rows: a block of COUNT rows is written while what the next one needs is gathered from it, so that
 // arithmetic and memory work at the same time, and each row is read from memory once.
 //
-// A kernel brings `Rows`, its operands, with prefetch<LEVEL>(row, j); and Lines<COUNT>, what makes the outputs of a block:
-// made of Lines<COUNT>::Totals, with write<STREAM>(rows, row, j, n) and end(rows, row, begin, end). Totals are sums over
-// a block, added up from those over some columns, Lines<COUNT>::Moments with gather(rows, row, v, j, n).
+// A kernel brings `Rows`, its operands, with prefetch<LEVEL>(row, j); and Lines<COUNT>, what makes the outputs of a block,
+// with find(rows, totals, row), write<STREAM>(rows, row, j, n) and end(rows, row, begin, end). Lines<COUNT>::Totals are sums
+// over a block, added up from those over some columns, Lines<COUNT>::Moments with gather(rows, row, v, j, n).
 #pragma once
 
 #include "sweep.h"
@@ -26,7 +26,9 @@ template <typename Lines, typename Rows>
 [[gnu::noinline]] Lines first_lines(const Rows& rows, int64_t row) {
     typename Lines::Totals totals;
     for (int64_t j = 0, cols = rows.plan.cols; j < cols; j += SPAN) add_span<Lines>(totals, rows, row, j, span_end(j, cols));
-    return {rows, totals, row};
+    Lines lines;
+    lines.find(rows, totals, row);
+    return lines;
 }
 
 template <bool STREAM, typename Lines, typename Rows>
@@ -41,26 +43,28 @@ template <bool STREAM, typename Lines, typename Rows>
 template <bool STREAM, int PREFETCH, template <int> class Lines, int COUNT, typename Rows>
 [[gnu::always_inline]] inline int64_t blocks(const Rows& rows, int64_t row, int64_t end) {
     if (row + COUNT > end) return row;
-    const Rows mine = rows;  // Nobody else has its address: stores cannot change it, and it may stay in registers.
+    // Copies that nobody else has the address of: stores cannot change them, and they may stay in registers.
+    const Rows mine = rows;
     const int64_t cols = mine.plan.cols;
-    Lines<COUNT> lines = first_lines<Lines<COUNT>>(rows, row);
+    const Lines<COUNT> first = first_lines<Lines<COUNT>>(rows, row);
+    Lines<COUNT> lines = first;
     for (; row + 2 * COUNT <= end; row += COUNT) {
         const int64_t next = row + COUNT;
-        const Lines<COUNT> now = lines;
         typename Lines<COUNT>::Totals totals;
         for (int64_t begin = 0; begin < cols; begin += SPAN) {
             typename Lines<COUNT>::Moments moments;
             sweep(begin, span_end(begin, cols), [&](auto v, int64_t j, auto n) {
                 times<COUNT>([&](auto r) { mine.template prefetch<PREFETCH>(next + COUNT + r, j); });
-                now.template write<STREAM>(mine, row, j, n);
+                lines.template write<STREAM>(mine, row, j, n);
                 moments.gather(mine, next, v, j, n);
             });
             totals.add(moments);
         }
         lines.end(rows, row, 0, cols);
-        lines = {rows, totals, next};
+        lines.find(rows, totals, next);
     }
-    write_lines<STREAM>(rows, lines, row, 0, cols);
+    const Lines<COUNT> last = lines;
+    write_lines<STREAM>(rows, last, row, 0, cols);
     return row + COUNT;
 }
 

@@ -132,29 +132,31 @@ template <int COUNT>
 struct RowLines {
     using Moments = RowMoments<COUNT>;
     using Totals = RowTotals;
-    Floats shift[COUNT] = {}, scale[COUNT], offset[COUNT];
+    Floats shift[COUNT], scale[COUNT], offset[COUNT];
 
-    RowLines(const Rows& rows, const Totals& totals, int64_t row) {
+    [[gnu::always_inline]] void find(const Rows& rows, const Totals& totals, int64_t row) {
+        if constexpr (CENTRED) times<COUNT>([&](auto r) { shift[r] = Floats{}; });
         Map map = map_of(totals.first, totals.second, rows.plan);
         if (const int hard = hard_rows<COUNT>(map, rows.plan.eps); hard != 0) [[unlikely]]
-            for (int r = 0; r < COUNT; ++r) {
-                if (!(hard >> r & 1)) continue;
-                const float mean = totals.first[r] / static_cast<float>(rows.plan.cols);
+            // Places that are constants, or all these would live in memory.
+            times<COUNT>([&](auto r) {
+                if (!(hard >> r & 1)) return;
+                const float mean = totals.first[r()] / static_cast<float>(rows.plan.cols);
                 const Map again = careful(rows, row + r, mean);
                 shift[r] = broadcast(mean);
-                map.scale[r] = again.scale[0];
-                map.offset[r] = again.offset[0];
-            }
+                map.scale[r()] = again.scale[0];
+                map.offset[r()] = again.offset[0];
+            });
         if constexpr (QUANTISED)
             for (int r = 0; r < COUNT; ++r) {
                 const float unit = scale_of(totals.peak[r] * map.scale[r]);
                 reinterpret_cast<float*>(rows.at[SCALE_AT])[row + r] = unit;
                 map.scale[r] /= unit;
             }
-        for (int r = 0; r < COUNT; ++r) {
-            scale[r] = broadcast(map.scale[r]);
-            offset[r] = broadcast(map.offset[r]);
-        }
+        times<COUNT>([&](auto r) {
+            scale[r] = broadcast(map.scale[r()]);
+            offset[r] = broadcast(map.offset[r()]);
+        });
     }
 
     template <bool STREAM, typename N>
@@ -213,7 +215,8 @@ template <bool STREAM>
 #pragma omp barrier
         RowTotals totals;
         for (int64_t k = 0; k < count; ++k) totals.add(of_row[k]);
-        const RowLines<1> lines(rows, totals, row);
+        RowLines<1> lines;
+        lines.find(rows, totals, row);
         if (from < to) write_lines<STREAM>(rows, lines, row, from * SPAN, end);
     }
     if constexpr (STREAM) _mm_sfence();

@@ -156,20 +156,22 @@ template <int COUNT>
 struct GradientLines {
     using Moments = GradientMoments<COUNT>;
     using Totals = GradientTotals;
-    Floats shift[COUNT] = {}, scale[COUNT], offset[COUNT], bend[COUNT], level[COUNT];
+    Floats shift[COUNT], scale[COUNT], offset[COUNT], bend[COUNT], level[COUNT];
 
-    GradientLines(const Rows& rows, const Totals& totals, int64_t row) {
+    [[gnu::always_inline]] void find(const Rows& rows, const Totals& totals, int64_t row) {
+        if constexpr (CENTRED) times<COUNT>([&](auto r) { shift[r] = Floats{}; });
         const Chain chain(totals, rows.plan);
-        for (int r = 0; r < COUNT; ++r) set(r, chain, r);
+        times<COUNT>([&](auto r) { set(r, chain, r()); });
         if (const int hard = hard_rows<COUNT>({chain.scale, chain.offset}, rows.plan.eps); hard != 0) [[unlikely]]
-            for (int r = 0; r < COUNT; ++r) {
-                if (!(hard >> r & 1)) continue;
-                const float mean = totals.first[r] / static_cast<float>(rows.plan.cols);
+            // Places that are constants, or all these would live in memory.
+            times<COUNT>([&](auto r) {
+                if (!(hard >> r & 1)) return;
+                const float mean = totals.first[r()] / static_cast<float>(rows.plan.cols);
                 shift[r] = broadcast(mean);
                 set(r, careful(rows, row + r, mean), 0);
-            }
+            });
     }
-    void set(int r, const Chain& chain, int lane) {
+    [[gnu::always_inline]] void set(int r, const Chain& chain, int lane) {
         scale[r] = broadcast(chain.scale[lane]);
         offset[r] = broadcast(chain.offset[lane]);
         bend[r] = broadcast(chain.bend[lane]);
