@@ -19,8 +19,6 @@ _LATER = 1.1
 _FAR = 1.25
 
 _MARGIN = 0.01
-# What is only probable is wrong with this probability.
-_DOUBT = 0.1
 
 Samples = list[list[float]]
 Race = Generator[list[int], tuple[Samples, bool], Samples]
@@ -29,11 +27,11 @@ Race = Generator[list[int], tuple[Samples, bool], Samples]
 def race(entrants: int, rounds: int, *, judged: Collection[int] = (), error: float = 0.01, processes: int = 1) -> Race:
     """Yields the entrants still in the race, is sent BLOCK samples of each and whether time is up, returns all samples.
 
-    The blocks come from `processes` processes in turn. An entrant that is probably slower than the leader drops out and
-    keeps its samples; one that is `judged` (a baseline) only when it is SLOWER, with `error` shared among the entrants;
-    any that is far behind in the first block. The race ends when the leader is probably no more than INDIFFERENT behind
-    any that is left, and those that are judged lie within as much of it; or where `rounds` will not tell; or when time
-    is up and every entrant has FEWEST samples.
+    The blocks come from `processes` processes in turn. An entrant that is SLOWER than the leader drops out, with
+    `error` shared among the entrants; it keeps its samples. So does one that is far behind in the first block. The race
+    ends when the leader is no more than INDIFFERENT behind any that is left, and those that are `judged` (baselines)
+    lie within as much of it; or where `rounds` will not tell; or when time is up and every entrant has FEWEST samples.
+    (Both with an error of 0.1 took a third of the samples, and of ten tunings three had a winner 6 % behind.)
     """
     samples: Samples = [[] for _ in range(entrants)]
     active = list(range(entrants))
@@ -51,9 +49,9 @@ def race(entrants: int, rounds: int, *, judged: Collection[int] = (), error: flo
             break
         look = _LATER * len(samples[leader])
         others = {e: contrast(samples[e], samples[leader], processes) for e in active if e != leader}
-        strict = {e: e in judged or leader in judged for e in others}
-        active = [e for e in active if e == leader or not _behind(others[e], strict[e], each)]
-        if not any(_open(others[e], strict[e], each, rounds) for e in active if e != leader):
+        active = [e for e in active if e == leader or others[e].verdict(_MARGIN, each) is not Verdict.SLOWER]
+        of_all = leader in judged
+        if not any(_open(others[e], of_all or e in judged, each, rounds) for e in active if e != leader):
             break
     return samples
 
@@ -86,14 +84,9 @@ def contrast(times: Sequence[float], against: Sequence[float], processes: int = 
     return Contrast.of(times[:both], against[:both], [at // BLOCK % processes for at in range(both)])
 
 
-def _behind(other: Contrast, judged: bool, error: float) -> bool:
-    """Whether it may leave the race: SLOWER if a verdict is wanted, else probably slower."""
-    return other.verdict(_MARGIN, error) is Verdict.SLOWER if judged else other.at_least(0.0, _DOUBT)
-
-
 def _open(other: Contrast, judged: bool, error: float, rounds: int) -> bool:
     """Whether the leader may be worse than that one, or a verdict is wanted, and more rounds may tell."""
-    if not judged and other.at_least(-INDIFFERENT, _DOUBT):
+    if not judged and other.at_least(-INDIFFERENT, error):
         return False
     return not other.close(INDIFFERENT, error) and other.may_be_decided(INDIFFERENT, error, rounds)
 

@@ -39,7 +39,7 @@ def _entry(race: Sequence[Trial], defaults: frozenset[str]) -> Entry:
     The default comes first, then fewer resources, then names: a tuned kernel replaces the default only if FASTER.
     """
     ordered = sorted(race, key=lambda t: (t.kernel not in defaults, _resources(t.config), t.kernel, str(t.config)))
-    # Who left the race before its end was slower than the leader, which is what its few samples stand for.
+    # Who left the race before its end was SLOWER than the leader, which is what its few samples stand for.
     rounds = max(len(_samples(t)) for t in ordered)
     stayed = [t for t in ordered if len(_samples(t)) == rounds]
     fastest = min(stayed, key=lambda t: level(_samples(t)))
