@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from perfsuite.measure.cpu import warned
@@ -49,15 +49,12 @@ class Racers:
     def __init__(self, cores: Sequence[int], threads: int, processes: int = PROCESSES) -> None:
         self.workers = [Worker(cores, threads) for _ in range(processes)]
 
-    def race(
-        self, candidates: Sequence[Candidate], policy: Policy, effort: Effort, judged: Collection[int] = ()
-    ) -> list[Measurement]:
+    def race(self, candidates: Sequence[Candidate], policy: Policy, effort: Effort) -> list[Measurement]:
         """The samples of every candidate, for the effort's rounds or seconds (building apart); slower ones leave early.
 
-        A verdict is wanted on those that are `judged`; of the others it is enough that the winner is hardly slower.
         Raises WorkerDied.
         """
-        steps = race(len(candidates), effort.rounds, judged=judged, processes=len(self.workers))
+        steps = race(len(candidates), effort.rounds, processes=len(self.workers))
         return self._driven(candidates, policy, steps, effort.race_seconds)
 
     def rounds(self, candidates: Sequence[Candidate], policy: Policy, rounds: int) -> list[Measurement]:

@@ -111,10 +111,6 @@ class Contrast:
         """Whether the whole interval lies within the margin."""
         return abs(self.mean) + self.half(error, self.count) <= math.log1p(margin)
 
-    def at_least(self, change: float, error: float) -> bool:
-        """Whether the whole interval lies above a relative change of time, such as -0.02 for 2 % less."""
-        return self.mean - self.half(error, self.count) >= math.log1p(change)
-
     def may_be_decided(self, margin: float, error: float, most: int) -> bool:
         """Whether up to `most` rounds in the same processes may exclude 0, or all beyond the margin.
 

@@ -198,11 +198,10 @@ class _Run:
             return None
         candidates = [Candidate(workload, plan.registry.kernels[t.kernel], t.config) for t in entrants]
         effort = replace(plan.effort, race_seconds=seconds)
-        baselines = [at for at, t in enumerate(entrants) if t.kernel in plan.registry.defaults]
         try:
             with self.searches.measuring("race", workload):
                 start = self.recorder.now
-                measured = self.racers.race(candidates, plan.policy, effort, baselines)
+                measured = self.racers.race(candidates, plan.policy, effort)
         except WorkerDied:
             # It worked a moment ago; the next run races again.
             return None

@@ -154,7 +154,7 @@ def duels(
 
 
 def _duel(racers: Racers, planted: float, one: Candidate, other: Candidate, effort: Effort, policy: Policy) -> Duel:
-    first, second = racers.race([one, other], policy, effort, judged=(0, 1))
+    first, second = racers.race([one, other], policy, effort)
     ratio = statistics.median(b / a for a, b in zip(first.samples, second.samples))
     said = verdict(second.samples, first.samples, processes=first.processes)
     retaken = len(first.disturbed) + len(second.disturbed)
