@@ -30,8 +30,7 @@ def race(entrants: int, rounds: int, error: float = 0.01, processes: int = 1) ->
     The blocks come from `processes` processes in turn. An entrant that is SLOWER than the leader drops out, with
     `error` shared among the entrants; it keeps its samples. So does one that is far behind in the first block. The race
     ends when all that are left lie within INDIFFERENT of the leader, or cannot be told from it in `rounds`; or when
-    time is up and every entrant has FEWEST samples. (Ending as soon as the leader was surely no more than INDIFFERENT
-    behind the others took fewer samples, but three of ten tunings had a winner 4 % behind.)
+    time is up and every entrant has FEWEST samples.
     """
     samples: Samples = [[] for _ in range(entrants)]
     active = list(range(entrants))
