@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from perfsuite.op import Workload
@@ -33,6 +33,11 @@ class Builds:
         self._begun: set[Candidate] = set()
         self._ended: dict[Candidate, Attempt | None] = {}
         self._best: dict[Workload, float] = {}
+
+    @classmethod
+    def beside(cls, free: Sequence[int], policy: Policy, recorder: Recorder) -> Builds:
+        """On the cores that the timed kernel leaves free; with none left, or on a GPU, builds take turns with it."""
+        return cls(Worker(free, 1) if free and policy.device == "cpu" else None, policy, recorder)
 
     def timed(self, workload: Workload, seconds: float) -> None:
         """A kernel takes that long on the workload: others that take far longer fail when they are built."""

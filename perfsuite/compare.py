@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perfsuite import budget, detect, places, registry, targets, units
+from perfsuite.builds import Builds
 from perfsuite.comparison import FLOOR, OTHER, OURS, Journal, Row
 from perfsuite.kernel import Config, Kernel
 from perfsuite.machine import Machine
@@ -24,12 +25,15 @@ from perfsuite.registry import Registry
 from perfsuite.results import Results
 from perfsuite.roofline import Ceilings
 from perfsuite.seeds import Seeds
+from perfsuite.timeline import Recorder
 from perfsuite.trial import Failure
 from perfsuite.worker import Candidate, WorkerDied, alone
 
 PEERS = "peers"
 # How many of each role a trial heat leaves for the rounds that count: two that are close may change places.
 _FINALISTS = {FLOOR: 2, OURS: 3, OTHER: 2}
+# Larger tensors are not touched beside a race.
+_MOST_AHEAD = 64 << 20
 _VECTORS = {"copy": 2, "triad": 3}
 
 
@@ -83,6 +87,12 @@ class Draw:
             probe = self._probe(workload)
             found += [Entrant(FLOOR, candidate) for _, candidate in self._candidates(probe)]
         return found
+
+    def slow_to_build(self, workload: Workload) -> list[Candidate]:
+        """What torch.compile takes seconds for, to be built beside the race before; none where its call takes bandwidth."""
+        if self.known.ops[workload.op].least_bytes(workload) > _MOST_AHEAD:
+            return []
+        return [c for kernel, c in self._candidates(workload) if kernel.name.startswith("inductor")]
 
     def level(self, workload: Workload) -> str:
         """The memory level that holds the bytes: by the knees of the measured copies, else by the reported caches."""
@@ -149,19 +159,22 @@ def compare(wish: Wish) -> Journal:
     journal = Journal.resume(wish.out, machine, wish.policy, wish.peers)
     left = [w for w in workloads if not journal.has(str(w), known.digests)]
     draw = _draw(known, machine, wish)
-    racers = Racers(detect.allowed_cores()[-wish.policy.threads :], wish.policy.threads)
+    timed, free = detect.divided_cores(wish.policy.threads)
+    racers, builds = Racers(timed, wish.policy.threads), Builds.beside(free, wish.policy, Recorder())
     try:
-        for at, workload in enumerate(left, start=len(workloads) - len(left) + 1):
+        for at, (workload, following) in enumerate(zip(left, [*left[1:], None]), start=len(workloads) - len(left) + 1):
             if time.monotonic() - start > wish.seconds:
                 remain = units.several(len(workloads) - at + 1, "race")
                 print(f"perfsuite: the time is up; the same command goes on with {remain}", file=sys.stderr)
                 break
+            builds.ahead(draw.slow_to_build(following) if following else ())
             rows = _raced(racers, draw.entrants(workload), wish, draw.level(workload))
             if rows:
                 journal.add(rows)
                 print(f"perfsuite: {at}/{len(workloads)} {_said(rows)}", file=sys.stderr)
     finally:
         racers.close()
+        builds.close()
     if left and not journal.races:
         raise ValueError("nothing that was asked for could be raced: the lines above say why")
     return journal
@@ -174,7 +187,7 @@ def _workloads(known: Registry, wish: Wish) -> list[Workload]:
     if wish.patterns:
         grid = [w for w in grid if any(known.names(pattern, w, "") for pattern in wish.patterns)]
     if not grid:
-        ops = ", ".join((*targets.FORWARD, *targets.BACKWARD))
+        ops = ", ".join(targets.OPS)
         raise ValueError(f"there are no targets for {' '.join(wish.patterns)}, but for the grid of shapes of {ops}")
     return budget.spread(grid, known.ops)
 

@@ -83,6 +83,12 @@ def allowed_cores() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
+def divided_cores(threads: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The cores that kernels of so many threads are timed on, the last ones, and those that are left for builds."""
+    cores = allowed_cores()
+    return cores[len(cores) - threads :], cores[: len(cores) - threads]
+
+
 def activity(cores: Iterable[int], seconds: float = 0.2) -> Activity:
     """What the cores do during `seconds`, from /proc/stat; all idle where that is not told."""
     stat = _ROOT / "proc/stat"

@@ -15,8 +15,9 @@ BLOCK, FEWEST = 4, 12
 # The next test comes after so many times the rounds of the last: thousands of rounds, judged after each block, would
 # take longer to judge than to run.
 _LATER = 1.1
-# Who needs this much more time in every sample of a block than the other in any of its own needs no test.
-_FAR = 1.25
+# Who needs this much more time in every sample of two blocks than the other in any of its own needs no test. One block
+# comes from one process, and there equals were seen that far apart.
+_FAR, _FAR_ROUNDS = 1.25, 2 * BLOCK
 
 _MARGIN = 0.01
 
@@ -28,7 +29,7 @@ def race(entrants: int, rounds: int, error: float = 0.01, processes: int = 1) ->
     """Yields the entrants still in the race, is sent BLOCK samples of each and whether time is up, returns all samples.
 
     The blocks come from `processes` processes in turn. An entrant that is SLOWER than the leader drops out, with
-    `error` shared among the entrants; it keeps its samples. So does one that is far behind in the first block. The race
+    `error` shared among the entrants; it keeps its samples. So does one that is far behind in two blocks. The race
     ends when all that are left lie within INDIFFERENT of the leader, or cannot be told from it in `rounds`; or when
     time is up and every entrant has FEWEST samples.
     """
@@ -88,7 +89,7 @@ def _open(other: Contrast, error: float, rounds: int) -> bool:
 
 
 def _far(times: Sequence[float], against: Sequence[float]) -> bool:
-    return len(times) >= BLOCK and min(times) > _FAR * max(against)
+    return len(times) >= _FAR_ROUNDS and min(times) > _FAR * max(against)
 
 
 def level(times: Sequence[float]) -> float:

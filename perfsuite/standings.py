@@ -64,7 +64,7 @@ def standings(races: Sequence[Sequence[Row]]) -> list[Standing]:
         if ours is not None and ours.against_floor is not None and ours.against_other is not None:
             workload = Workload.parse(ours.workload)
             found[workload.op, workload.dtype, targets.place(ours.level)].append(ours)
-    order = (*targets.FORWARD, *targets.BACKWARD)
+    order = targets.OPS
     places = (targets.L2, targets.L3, targets.BEYOND)
 
     def rank(key: tuple[str, str, str]) -> tuple[int, str, int, int]:

@@ -1,4 +1,4 @@
-"""What the row ops should reach on one thread of a CPU, and on which shapes: data for `perfsuite compare --targets`."""
+"""What the norms and softmax should reach on one thread of a CPU, and where: data for `perfsuite compare --targets`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ MOST_BYTES = 1 << 30
 DTYPES = ("f32", "bf16")
 FORWARD = ("softmax", "layer_norm", "rms_norm")
 BACKWARD = ("layer_norm_backward", "rms_norm_backward")
+# Norms of images, NCHW and channels-last: on the shapes that their ops name models for.
+_IMAGE_NORMS = ("batch_norm", "batch_norm_inference", "group_norm", "instance_norm")
+IMAGE_FORWARD = tuple(f"{norm}{layout}" for norm in _IMAGE_NORMS for layout in ("", "_nhwc"))
+IMAGE_BACKWARD = tuple(f"{norm}_backward{layout}" for norm in _IMAGE_NORMS for layout in ("", "_nhwc"))
+OPS = (*FORWARD, *BACKWARD, *IMAGE_FORWARD, *IMAGE_BACKWARD)
 # Where the bytes of a workload live: in caches of a core and its neighbours, or beyond the last of them.
 L2, L3, BEYOND = "L2", "L3", "beyond"
 
@@ -30,7 +35,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Target:
-    """For some ops, dtypes and places: time over the floor, and time over the fastest of the others.
+    """For some ops, dtypes and places: time over the floor (None: no target), and time over the fastest of the others.
 
     The floor is the fastest probe that moves as many bytes: a copy, for gradients two reads and a write. The others are
     eager, inductor and the peers.
@@ -39,7 +44,7 @@ class Target:
     ops: tuple[str, ...]
     dtypes: tuple[str, ...]
     places: tuple[str, ...]
-    floor: Bound
+    floor: Bound | None
     other: Bound
 
 
@@ -50,6 +55,8 @@ TARGETS = (
     Target(FORWARD, ("f32",), (L2, L3), Bound(1.30, 1.6), _FORWARD_OTHER),
     Target(FORWARD, ("bf16",), (L2, L3, BEYOND), Bound(1.30, 1.7), _FORWARD_OTHER),
     Target(BACKWARD, DTYPES, (L2, L3, BEYOND), Bound(1.30, 1.7), _BACKWARD_OTHER),
+    Target(IMAGE_FORWARD, DTYPES, (L2, L3, BEYOND), None, _FORWARD_OTHER),
+    Target(IMAGE_BACKWARD, DTYPES, (L2, L3, BEYOND), None, _BACKWARD_OTHER),
 )
 
 
@@ -63,9 +70,11 @@ def place(level: str) -> str:
 
 
 def workloads(ops: Mapping[str, Op]) -> Iterator[Workload]:
-    """Every shape of every op and dtype whose compulsory bytes are at most MOST_BYTES."""
+    """Every shape of every op and dtype whose compulsory bytes are at most MOST_BYTES, and those of images."""
     shapes = (*itertools.product(ROWS, COLS), LONG)
     for name, dtype, (rows, cols) in itertools.product((*FORWARD, *BACKWARD), DTYPES, shapes):
         workload = Workload(name, (("rows", rows), ("cols", cols)), dtype)
         if ops[name].least_bytes(workload) <= MOST_BYTES:
             yield ops[name].complete(workload)
+    for name in (*IMAGE_FORWARD, *IMAGE_BACKWARD):
+        yield from (w for w in ops[name].workloads if not w.test and w.dtype in DTYPES)

@@ -23,7 +23,7 @@ from perfsuite.results import Results
 from perfsuite.searching import Searches, digest
 from perfsuite.timeline import BUILD, Recorder
 from perfsuite.trial import Failure, Trial
-from perfsuite.worker import Attempt, Candidate, Worker, WorkerDied
+from perfsuite.worker import Attempt, Candidate, WorkerDied
 
 # A candidate within this factor of the fastest of the search may win the race.
 _FINALIST = 1.2
@@ -68,13 +68,9 @@ class _Run:
         self.deadline = math.inf
         if plan.budget is not None:
             self.deadline = plan.budget - min(_MARGIN, _MARGIN_SHARE * plan.budget)
-        cores = detect.allowed_cores()
-        threads = plan.policy.threads
-        timed, free = cores[len(cores) - threads :], cores[: len(cores) - threads]
-        self.racers = Racers(timed, threads)
-        # Builds run on cores that the timed kernel leaves free; with none left, or on a GPU, they take turns with it.
-        builder = Worker(free, 1) if free and plan.policy.device == "cpu" else None
-        self.builds = Builds(builder, plan.policy, recorder)
+        timed, free = detect.divided_cores(plan.policy.threads)
+        self.racers = Racers(timed, plan.policy.threads)
+        self.builds = Builds.beside(free, plan.policy, recorder)
         bench = self.racers.workers[0]
         self.searches = Searches(plan, knowledge, bench, self.builds, recorder, self.costs)
         self._see_ceilings()

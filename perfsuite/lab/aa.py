@@ -106,7 +106,7 @@ def run(
     subjects: Sequence[tuple[str, str]], races: int, effort: Effort, policy: Policy, what: str = "none"
 ) -> Iterator[Duel]:
     """The duels of this machine, with `what` beside them on the cores that the timed kernel leaves free."""
-    with beside(what, detect.allowed_cores()[: -policy.threads]):
+    with beside(what, detect.divided_cores(policy.threads)[1]):
         yield from duels(registry.discover(), subjects, races, effort, policy)
 
 
@@ -141,7 +141,7 @@ def duels(
     # Spells of races of one job: making its inputs anew for each would take longer than racing.
     spells = [job for job in jobs for _ in range(-(-races // _SPELL))]
     random.Random(races).shuffle(spells)
-    racers = Racers(detect.allowed_cores()[-policy.threads :], policy.threads)
+    racers = Racers(detect.divided_cores(policy.threads)[0], policy.threads)
     try:
         left = dict.fromkeys(jobs, races)
         for job in spells:

@@ -158,7 +158,7 @@ class _Draft:
         order = [at for at, count in enumerate(wanted) if len(self.visits[at].passes) == number < count]
         random.Random(f"{self.subject} {number}").shuffle(order)
         policy = self.subject.policy
-        worker = Worker(detect.allowed_cores()[-policy.threads :], policy.threads)
+        worker = Worker(detect.divided_cores(policy.threads)[0], policy.threads)
         try:
             for at in order:
                 config = self.subject.space.configs[at]
