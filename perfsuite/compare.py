@@ -89,7 +89,7 @@ class Draw:
         return found
 
     def slow_to_build(self, workload: Workload) -> list[Candidate]:
-        """What torch.compile takes seconds for, to be built beside the race before; none where its call takes bandwidth."""
+        """What torch.compile takes long for, to be built beside the race before; nothing whose call takes bandwidth."""
         if self.known.ops[workload.op].least_bytes(workload) > _MOST_AHEAD:
             return []
         return [c for kernel, c in self._candidates(workload) if kernel.name.startswith("inductor")]
