@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# First entry of a leaderboard's file. 1: first format.
-FORMAT = 1
+# First entry of a leaderboard's file. 1: first format. 2: all ways to decide, not the best alone.
+FORMAT = 2
+RACING = "racing"
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,36 @@ class Target:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to decide among finalists: samples of one decision in the mean, and the share of false winners.
+    """One way to decide among finalists: samples of a decision in the mean, and the share of false winners.
 
-    `repeats` of each finalist; 0 for a race, which takes as many as it needs.
+    `repeats` of each finalist; of a race at most so many, since it ends when it has decided.
     """
 
     name: str
     repeats: int
     samples: float
     false_winners: float
+    decisions: int = 1
+
+    @property
+    def error(self) -> float:
+        """The standard error of the share."""
+        return math.sqrt(self.false_winners * (1.0 - self.false_winners) / self.decisions)
+
+
+def equal_ways(ways: Sequence[Way]) -> tuple[Way, ...]:
+    """The race of tuning, and of each other way the one with the fewest repeats and no more false winners.
+
+    Where none has as few, the one with the most repeats that were tried. Empty without ways.
+    """
+    named: dict[str, list[Way]] = {}
+    for way in sorted(ways, key=lambda w: w.repeats):
+        named.setdefault(way.name, []).append(way)
+    if RACING not in named:
+        return ()
+    race = named.pop(RACING)[-1]
+    equals = (next((w for w in way if w.false_winners <= race.false_winners), way[-1]) for way in named.values())
+    return (race, *equals)
 
 
 @dataclass(frozen=True)
@@ -80,7 +103,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Standings best first. `missing` are the peers that are not installed, `ways` the race and its equals."""
+    """Standings best first. `missing` are the peers that are not installed, `ways` the races and fixed repeats."""
 
     default: str
     repeats: int

@@ -37,7 +37,8 @@ def _gpt2(dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
 
     config = transformers.GPT2Config(n_layer=_LAYERS)
     tokens = torch.randint(config.vocab_size, (1, 64))
-    return transformers.GPT2Model(config).to(dtype), {"input_ids": tokens, "use_cache": False, "return_dict": False}
+    model: nn.Module = transformers.GPT2Model(config)
+    return model.to(dtype), {"input_ids": tokens, "use_cache": False, "return_dict": False}
 
 
 def _vit(width: int, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
@@ -47,7 +48,8 @@ def _vit(width: int, dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
         hidden_size=width, intermediate_size=4 * width, num_attention_heads=width // 64, num_hidden_layers=_LAYERS
     )
     images = torch.randn(1, 3, 224, 224, dtype=dtype)
-    return transformers.ViTForImageClassification(config).to(dtype), {"pixel_values": images, "return_dict": False}
+    model: nn.Module = transformers.ViTForImageClassification(config)
+    return model.to(dtype), {"pixel_values": images, "return_dict": False}
 
 
 CASES = {

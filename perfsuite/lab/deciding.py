@@ -22,6 +22,8 @@ FALSE = 0.02
 # Repeats that a fixed-repeat tuner may take of each finalist.
 REPEATS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
 EFFORT = EFFORTS["default"]
+# Rounds that a race may last; the last of them is what tuning allows.
+ROUNDS = (12, 24, 48, 96, 192, EFFORT.rounds)
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ def finalists_of(replay: Replay, evaluated: Sequence[int]) -> tuple[int, ...]:
     return tuple(replay.places[t.config] for t in finalists(trials, frozenset(), EFFORT)) if trials else ()
 
 
-def raced(replay: Replay, entrants: Sequence[int]) -> Decision:
+def raced(replay: Replay, entrants: Sequence[int], rounds: int = EFFORT.rounds) -> Decision:
     """The race that tuning would hold, on resampled rounds, and its winner by the rule of the table of winners."""
-    steps = race.race(len(entrants), EFFORT.rounds, processes=PROCESSES)
+    steps = race.race(len(entrants), rounds, processes=PROCESSES)
     active, passes = next(steps), replay.racing(entrants)
     for number in itertools.count():
         taken = replay.rounds([entrants[at] for at in active], [passes[number % len(passes)]] * BLOCK)

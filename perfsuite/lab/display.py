@@ -7,8 +7,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from perfsuite import units
-from perfsuite.leaderboard import Leaderboard
-from perfsuite.report.search import COLUMNS, row
+from perfsuite.leaderboard import Leaderboard, equal_ways
+from perfsuite.report.search import COLUMNS, repeats_of, row
 
 _STYLES = {"met": "green", "missed": "red", "not judged": "dim"}
 
@@ -27,10 +27,9 @@ def show(board: Leaderboard, console: Console) -> None:
         style = "bold" if standing.name == board.default else "" if not standing.tuner else "dim"
         grid.add_row(*row(standing), style=style)
     console.print(grid)
-    for way in board.ways:
-        repeats = f"{way.repeats} of each, " * bool(way.repeats)
+    for way in equal_ways(board.ways):
         console.print(
-            f"{way.name}: {repeats}{way.samples:.0f} samples in the mean, "
+            f"{way.name}: {repeats_of(way)}, {way.samples:.0f} samples in the mean, "
             f"{units.percent(way.false_winners)} false winners",
             highlight=False,
         )

@@ -16,7 +16,7 @@ from perfsuite.lab.peers import PEERS
 from perfsuite.lab.replay import Player, Replay, Tape, player
 from perfsuite.lab.table import LabTable
 from perfsuite.lab.targets import judge
-from perfsuite.lab.ways import best_ways, compare
+from perfsuite.lab.ways import compare, every_way
 from perfsuite.leaderboard import Leaderboard, Played, Standing
 
 # A search may evaluate this many configs, or this share of the space where that is more, before its pick is judged.
@@ -131,7 +131,7 @@ def score(
             plays[playing[done]] += done.result()
             yield Scored(playing[done], at, len(playing))
         cases = [done.result() for done in comparing]
-    ways = best_ways(cases)
+    ways = every_way(cases)
     evaluations = _grid(max(len(table.visits) for table in tables))
     seconds = _time_grid([p for every in plays.values() for p in every])
     standings = sorted((_standing(name, every, evaluations, seconds) for name, every in plays.items()), key=_order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perfsuite import units
-from perfsuite.leaderboard import Standing, Target, Way
+from perfsuite.leaderboard import Standing, Target, Way, equal_ways
 
 # The default needs at most this share of random's evaluations; a race at most this share of a fixed tuner's samples.
 OF_RANDOM = OF_FIXED = 1.0 / 3.0
@@ -55,7 +55,7 @@ def _deciding(ways: Sequence[Way]) -> tuple[Target, ...]:
     )
     if not ways:
         return Target(few, "no race was held", None), Target(fewer, "no race was held", None)
-    race, *others = ways
+    race, *others = equal_ways(ways)
     first = Target(few, units.percent(race.false_winners), race.false_winners <= FALSE_WINNERS)
     fixed = others[0]
     share = race.samples / fixed.samples

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from perfsuite import units
-from perfsuite.leaderboard import Leaderboard, Standing
-from perfsuite.report.picture import Picture, Theme, legend, log_scale, panels
+from perfsuite.leaderboard import RACING, Leaderboard, Standing, Way, equal_ways
+from perfsuite.report.picture import Picture, Theme, legend, log_scale, panels, plot
 from perfsuite.report.section import Grid, Section, cells
 
 COLUMNS = (
@@ -59,6 +59,10 @@ def drawn(board: Leaderboard) -> list[Standing]:
     return [*ours, *best.values()]
 
 
+def repeats_of(way: Way) -> str:
+    return f"up to {way.repeats:,} of each" if way.name == RACING else f"{way.repeats} of each"
+
+
 def pictures(board: Leaderboard) -> list[Picture]:
     return [
         Picture(
@@ -68,8 +72,42 @@ def pictures(board: Leaderboard) -> list[Picture]:
             "seeds, against evaluations and against the time that building and timing take. Dashed: within 5 % and "
             "1 %. Of another tuner's strategies the best is drawn.",
             partial(_draw, board),
+        ),
+        Picture(
+            "deciding",
+            "False winners against samples",
+            "The share of decisions among a search's finalists whose winner is truly over 2 % slower than the best "
+            "of them, against the samples of a decision: races of at most so many rounds, and fixed repeats, taken one "
+            "config after the other or interleaved. Bars: a standard error. Where more samples do not help, what is "
+            "left are the differences between visits and the uncertainty of the truth itself.",
+            partial(_draw_ways, board),
+        ),
+    ][: 2 if board.ways else 1]
+
+
+def _draw_ways(board: Leaderboard, theme: Theme) -> Figure:
+    figure, axes = plot(theme, 3.8, left=0.75, right=0.2, legend_rows=1)
+    for at, name in enumerate(dict.fromkeys(way.name for way in board.ways)):
+        ways = [way for way in board.ways if way.name == name]
+        axes.errorbar(
+            [way.samples for way in ways],
+            [way.false_winners for way in ways],
+            yerr=[way.error for way in ways],
+            color=theme.hue(at),
+            linewidth=2.4 if name == RACING else 1.5,
+            elinewidth=0.8,
+            marker="o",
+            markersize=4.0,
+            label=name,
         )
-    ]
+    axes.set_xscale("log")
+    log_scale(axes.xaxis, "{:,.0f}".format)
+    axes.set_xlabel("samples of a decision among up to 12 finalists")
+    axes.set_ylabel("false winners")
+    axes.set_ylim(bottom=0.0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100.0 * value:g} %"))
+    legend(axes, theme, columns=3)
+    return figure
 
 
 def _draw(board: Leaderboard, theme: Theme) -> Figure:
@@ -141,8 +179,8 @@ def section(board: Leaderboard | None) -> Section | None:
         Grid(
             (("to decide among finalists", "text"), ("repeats", "number"), ("samples", "number"), ("false", "number")),
             tuple(
-                cells(w.name, str(w.repeats or "as needed"), f"{w.samples:.0f}", units.percent(w.false_winners))
-                for w in board.ways
+                cells(w.name, repeats_of(w), f"{w.samples:.0f}", units.percent(w.false_winners))
+                for w in equal_ways(board.ways)
             ),
             "Racing against fixed repeats",
         ),
