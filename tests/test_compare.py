@@ -93,6 +93,10 @@ def test_the_grid_of_targets_fits_a_gibibyte() -> None:
     names = {str(w) for w in grid}
     assert {"softmax[rows=1,cols=4194304,bf16]", "layer_norm_backward[rows=16384,cols=4096,f32]"} <= names
     assert "softmax[rows=8192,cols=50257,f32]" not in names
+    assert {
+        "batch_norm[n=8,c=64,h=56,w=56,f32]",
+        "group_norm_backward_nhwc[n=2,c=320,h=64,w=64,groups=32,bf16]",
+    } <= names
     goals = [targets.target(w.op, w.dtype, place) for w in grid for place in (targets.L2, targets.L3, targets.BEYOND)]
     assert None not in goals
 
@@ -123,6 +127,13 @@ def test_a_shape_that_nobody_tuned_gets_the_nearest_winners_config_beside_the_de
     assert best is not None and best != default
     assert configs(near) == [best]
     assert configs("softmax[rows=64,cols=1000,f32]") == [best, default]
+
+
+def test_what_compiles_slowly_is_built_ahead_unless_its_tensors_are_large() -> None:
+    drawn = draw()
+    ahead = drawn.slow_to_build(drawn.known.workload("softmax[rows=64,cols=1000,f32]"))
+    assert {str(candidate.kernel) for candidate in ahead} == {"softmax/inductor"}
+    assert drawn.slow_to_build(drawn.known.workload("softmax[rows=8192,cols=4096,f32]")) == []
 
 
 @pytest.mark.parametrize(
