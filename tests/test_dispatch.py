@@ -319,6 +319,9 @@ def test_norms_of_images_match_autograd(layout: torch.memory_format) -> None:
     assert torch.allclose(y, functional.batch_norm(x, mean, var, weight, bias), atol=1e-5)
     leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
     like, scale, offset = leaves
+    frozen = torch.autograd.grad(functional.batch_norm(like, mean, var, scale, offset), leaves, dy)
+    for have, wish in zip(ops.batch_norm_inference_backward(dy, x, mean, var, weight), frozen, strict=True):
+        torch.testing.assert_close(have, wish, rtol=1e-4, atol=1e-4)
     for name, answer, wanted in (
         (
             "batch",

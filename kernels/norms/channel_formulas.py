@@ -70,6 +70,17 @@ def batch_norm_backward(
     return dx, dweight, dbias
 
 
+def batch_norm_inference_backward(
+    dy: torch.Tensor, x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, weight: torch.Tensor, eps: float
+) -> _Triple:
+    """The gradients of x, weight and bias with frozen statistics, which are constants: with rstd = 1 / sqrt(var + eps),
+    dx = dy weight rstd, dweight = sum(dy (x - mean) rstd), dbias = sum(dy), the sums over n, h and w.
+    """
+    rstd = (var + eps).rsqrt()
+    dweight = (dy * (x - _over(mean)) * _over(rstd)).sum(_BATCH)
+    return dy * _over(rstd * weight), dweight, dy.sum(_BATCH)
+
+
 def group_norm_backward(
     dy: torch.Tensor, x: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor, weight: torch.Tensor
 ) -> _Triple:
@@ -96,6 +107,23 @@ def groups(workload: Workload) -> int:
     if workload.op.startswith("group_norm"):
         return workload["groups"]
     return workload["c"] if workload.op.startswith("instance_norm") else 0
+
+
+def undefined(workload: Workload) -> str | None:
+    """Why images of such sizes have no norm, or None."""
+    least = 2 if workload.op in ("batch_norm", "batch_norm_nhwc") else 1
+    of_each = groups(workload)
+    if of_each and workload["c"] % of_each:
+        return f"{workload['c']} channels are not {of_each} equal groups: choose a divisor of the channels"
+    size = workload["h"] * workload["w"] * (1 if of_each else workload["n"])
+    if size * workload["c"] == 0 or size < least:
+        return f"a channel of {size} elements has no {'variance' if least == 2 else 'mean'}: give it {least} or more"
+    return None
+
+
+def frozen(workload: Workload) -> bool:
+    """Whether the statistics of the channels are given, and constants."""
+    return workload.op.startswith("batch_norm_inference")
 
 
 def _over(channels: torch.Tensor) -> torch.Tensor:

@@ -126,10 +126,10 @@ def _given(op: Op, x: torch.Tensor, size: float, dtype: str) -> _Tensors:
         "x": x.to(torch_dtype(dtype), memory_format=layout),
         "weight": weight,
         "bias": torch.zeros_like(weight),
-        "running_mean": torch.zeros_like(weight),
-        "running_var": torch.ones_like(weight),
+        "mean": torch.zeros_like(weight),
+        "var": torch.ones_like(weight),
     }
-    return tuple(given[operand.name] for operand in op.inputs)
+    return tuple(given[operand.name.removeprefix("running_")] for operand in op.inputs)
 
 
 def _forward(
@@ -159,6 +159,7 @@ def _forward(
 
 
 def _backward(norm: _Norm, reference: Callable[..., object], models: _Rows) -> Op:
+    """The gradients of a norm from the statistics that it stored."""
     name = reference.__name__
     return Op(
         name=name,
@@ -183,8 +184,22 @@ def _frozen(training: Op, models: _Rows) -> Op:
         reference=formulas.batch_norm_inference,
         flops=_per_element(3),
         attributes=(_EPS,),
-        backward=None,
-        saves=(),
+        backward=f"{name}_backward",
+        saves=("x", "mean", "var", "weight"),
+        workloads=workloads(name, [*models, (_BATCH.test, ("f32",), {})]),
+    )
+
+
+def _frozen_backward(training: Op, frozen: Op, models: _Rows) -> Op:
+    """The gradients of batch norm as in inference, which those who fine-tune with frozen norms want."""
+    name = formulas.batch_norm_inference_backward.__name__
+    return replace(
+        training,
+        name=name,
+        inputs=(_DY, _X, *frozen.inputs[3:], _WEIGHT),
+        reference=formulas.batch_norm_inference_backward,
+        flops=_per_element(5),
+        attributes=(_EPS,),
         workloads=workloads(name, [*models, (_BATCH.test, ("f32",), {})]),
     )
 
@@ -227,12 +242,15 @@ _TRAINING = _forward(
     _NEXT,
     (("momentum", 0.1),),
 )
+_FROZEN = _frozen(_TRAINING, _images(8, _RESNET, f"{_MODEL} inference b=8"))
+_TRAINING_BACKWARD = _backward(_BATCH, formulas.batch_norm_backward, _images(8, _RESNET, f"{_MODEL} training b=8"))
 _NCHW_OPS = (
     _TRAINING,
-    _frozen(_TRAINING, _images(8, _RESNET, f"{_MODEL} inference b=8")),
+    _FROZEN,
     _forward(_GROUP, formulas.group_norm, _images(2, _UNET, "Stable Diffusion 1 U-Net b=2", groups=32), 8),
     _forward(_INSTANCE, formulas.instance_norm, _images(4, _STYLE, "Style transfer b=4"), 8),
-    _backward(_BATCH, formulas.batch_norm_backward, _images(8, _RESNET, f"{_MODEL} training b=8")),
+    _TRAINING_BACKWARD,
+    _frozen_backward(_TRAINING_BACKWARD, _FROZEN, _images(8, _RESNET, f"{_MODEL} fine-tuning b=8")),
     _backward(
         _GROUP, formulas.group_norm_backward, _images(2, _UNET, "Stable Diffusion 1 U-Net training b=2", groups=32)
     ),

@@ -7,6 +7,7 @@ struct Plan {
     int64_t images, channels, pixels;
     int64_t groups;  // of channels of an image that are normalised together; 0: each channel, over all images
     int64_t panel;   // channels that go together where that is free to choose
+    int64_t frozen;  // the statistics of the channels are given: constants, through which no gradient goes
     float eps, momentum;
 
     bool batch() const { return groups == 0; }
@@ -38,7 +39,7 @@ struct Moments {
     }
 };
 
-// The operands of the forward ops. Without `mean` the statistics are given, without `next_mean` none are running.
+// The operands of the forward ops. Without `next_mean` no statistics are running.
 struct Forward {
     const T* x;
     const float *weight, *bias, *running_mean, *running_var;
@@ -78,12 +79,21 @@ inline Affine frozen(const Plan& plan, const Forward& at, int64_t channel) {
     return {at.running_mean[channel], rstd, at.weight[channel], at.bias[channel]};
 }
 
-// The operands of the backward ops, mean and rstd being those of the forward pass.
+// The operands of the backward ops: `spread` is the forward pass's rstd, the variance where that is frozen.
 struct Backward {
     const T *dy, *x;
-    const float *mean, *rstd, *weight;
+    const float *mean, *spread, *weight;
     T* dx;
     float *dweight, *dbias;
+
+    double rstd(const Plan& plan, int64_t set) const {
+        const double given = spread[set];
+        return plan.frozen ? 1.0 / __builtin_sqrt(given + plan.eps) : given;
+    }
+    // What dy is multiplied with where the statistics are frozen: then that is dx.
+    float frozen_scale(const Plan& plan, int64_t channel) const {
+        return static_cast<float>(rstd(plan, channel) * weight[channel]);
+    }
 };
 
 // What the chain rule needs of a set with g = dy weight: sum(g) and sum(g (x - mean)).
@@ -102,9 +112,9 @@ struct Chain {
     float mean, rstd, bend, level;
 
     Chain(const Plan& plan, const Backward& at, int64_t set, const Slopes& slopes) {
-        const double r = at.rstd[set], share = r / static_cast<double>(plan.set_size());
+        const double r = at.rstd(plan, set), share = r / static_cast<double>(plan.set_size());
         mean = at.mean[set];
-        rstd = at.rstd[set];
+        rstd = static_cast<float>(r);
         bend = static_cast<float>(-share * r * r * slopes.along);
         level = static_cast<float>(-share * slopes.sum);
     }

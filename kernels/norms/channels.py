@@ -15,7 +15,7 @@ from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.toolchain import native
 
-from .channel_formulas import groups
+from .channel_formulas import frozen, groups, undefined
 from .rows import supports
 
 _ISAS = ("avx2", "avx512", "avx512_bf16")
@@ -33,6 +33,7 @@ class _Plan(ctypes.Structure):
         ("pixels", ctypes.c_int64),
         ("groups", ctypes.c_int64),
         ("panel", ctypes.c_int64),
+        ("frozen", ctypes.c_int64),
         ("eps", ctypes.c_float),
         ("momentum", ctypes.c_float),
     )
@@ -94,7 +95,7 @@ class DataFlow:
         """In columns whole groups in whole cache lines, and all channels; of planes a few channels of all images."""
         channels, of_each = workload["c"], groups(workload)
         if not self.channels_last:
-            alone = of_each or workload.op == "batch_norm_inference"  # which goes in the order of memory
+            alone = of_each or frozen(workload)  # which keeps nothing of a channel for a second pass
             return (1,) if alone else tuple(count for count in (1, 4, 16) if count <= channels)
         least = math.lcm(channels // of_each if of_each else 1, _LINE // ITEMSIZE[workload.dtype])
         narrow = {math.ceil(columns / least) * least for columns in (64, 256)}
@@ -108,6 +109,7 @@ class DataFlow:
             workload["h"] * workload["w"],
             groups(workload),
             config["panel"],
+            frozen(workload),
             attributes.get("eps", 0.0),
             attributes.get("momentum", 0.0),
         )
@@ -130,11 +132,4 @@ class DataFlow:
 
 
 def _supports(workload: Workload, machine: Machine) -> str | None:
-    least = 2 if workload.op in ("batch_norm", "batch_norm_nhwc") else 1
-    of_each = groups(workload)
-    if of_each and workload["c"] % of_each:
-        return f"{workload['c']} channels are not {of_each} equal groups: choose a divisor of the channels"
-    size = workload["h"] * workload["w"] * (1 if of_each else workload["n"])
-    if size * workload["c"] == 0 or size < least:
-        return f"a channel of {size} elements has no {'variance' if least == 2 else 'mean'}: give it {least} or more"
-    return supports(workload, machine)
+    return undefined(workload) or supports(workload, machine)

@@ -15,7 +15,7 @@ struct Statistics {
     float* array(float* memory, int64_t index) const { return memory + index * slabs.pitch; }
     double* moments(float* memory, int64_t index) const { return reinterpret_cast<double*>(array(memory, index)); }
     int64_t floats() const { return (PARTS + (sums() ? slabs.parts : 0) * KINDS) * slabs.pitch; }
-    bool sums() const { return at.mean != nullptr; }
+    bool sums() const { return !plan.frozen; }
 
     void put_map(const Affine& map, float* memory, int64_t column) const {
         array(memory, SHIFT)[lane(column)] = map.shift;

@@ -1,6 +1,8 @@
 // Gradients of a norm of images whose pixels are rows of channels (NHWC), the statistics being those of the forward pass:
 // sums of columns, which make what the chain rule needs of each set, and the same rows again for dx (columns.h). An
 // image's sums are added to the others' in the order of the images.
+//
+// With frozen statistics dx needs no sums: it is written while they are taken.
 
 #include "columns.h"
 
@@ -22,10 +24,15 @@ struct Gradients {
         const int64_t members = plan.members(), set = slab.set(plan);
         for (int64_t s = 0; s < slab.sets(plan); ++s)
             for (int64_t j = s * members; j < (s + 1) * members; ++j) array(memory, MEAN)[lane(j)] = at.mean[set + s];
+        for (int64_t j = 0; plan.frozen && j < slab.width; ++j)
+            array(memory, SCALE)[lane(j)] = at.frozen_scale(plan, slab.channel + j);
     }
 
-    // The next rows are fetched to L2 in any case: at 8x512x28x28 f32 that takes a tenth off the whole.
-    [[gnu::noinline]] void add(const Slab& slab, float* memory, int64_t part, int64_t row, int64_t end) const {
+    // The next rows are fetched to L2 in any case: at 8x512x28x28 f32 that takes a tenth off the whole. `also` is called
+    // with every column, place and vector of dy.
+    template <typename F>
+    [[gnu::always_inline]] void add_rows(const Slab& slab, float* memory, int64_t part, int64_t row, int64_t end,
+                                         F&& also) const {
         float* const sums = array(memory, PARTS + part * KINDS);
         std::memset(sums, 0, KINDS * slabs.pitch * sizeof(float));
         by_rows(row, end, [&](auto count, int64_t r) {
@@ -40,6 +47,7 @@ struct Gradients {
                     fetch<2>(at.x + here + count * plan.channels);
                     fetch<2>(at.dy + here + count * plan.channels);
                     const Vector dy = load(at.dy + here, n);
+                    also(j, here, dy, n);
                     plain = plain + dy;
                     product = fma(dy, load(at.x + here, n) - mean, product);
                 });
@@ -47,6 +55,10 @@ struct Gradients {
                 set(array(sums, PRODUCT) + j, product);
             });
         });
+    }
+
+    [[gnu::noinline]] void add(const Slab& slab, float* memory, int64_t part, int64_t row, int64_t end) const {
+        add_rows(slab, memory, part, row, end, [](int64_t, int64_t, Vector, auto) {});
     }
 
     // A column's sum over all parts.
@@ -67,7 +79,7 @@ struct Gradients {
             for (int64_t j = s * members; j < (s + 1) * members; ++j) {
                 const double dy = total(memory, PLAIN, j), dy_x = total(memory, PRODUCT, j);
                 slopes.add(at.weight[slab.channel + j], dy, dy_x);
-                dweight[j] = static_cast<float>(dy_x * at.rstd[set]);
+                dweight[j] = static_cast<float>(dy_x * at.rstd(plan, set));
                 dbias[j] = static_cast<float>(dy);
             }
             const Chain chain(plan, at, set, slopes);
@@ -79,6 +91,19 @@ struct Gradients {
         }
     }
 
+};
+
+template <bool STREAM>
+struct Frozen : Gradients {
+    [[gnu::noinline]] void add(const Slab& slab, float* memory, int64_t part, int64_t row, int64_t end) const {
+        const float* const scales = array(memory, SCALE);
+        add_rows(slab, memory, part, row, end, [&](int64_t j, int64_t here, Vector dy, auto n) {
+            Vector scale;
+            get(scales + j, scale);
+            put<STREAM>(at.dx + here, dy * scale, n);
+        });
+    }
+    void apply(const Slab&, float*, int64_t, int64_t) const {}
 };
 
 template <bool STREAM, int PREFETCH>
@@ -105,21 +130,22 @@ struct Pass : Gradients {
 };
 
 template <bool STREAM, int PREFETCH>
-void all(const Plan* plan, const T* dy, const T* x, const float* mean, const float* rstd, const float* weight, T* dx,
+void all(const Plan* plan, const T* dy, const T* x, const float* mean, const float* spread, const float* weight, T* dx,
          float* dweight, float* dbias) {
     if constexpr (STREAM)
         if (!starts_lines(dx, plan->channels) || plan->panel * sizeof(T) % 64)
-            return all<false, PREFETCH>(plan, dy, x, mean, rstd, weight, dx, dweight, dbias);
-    const Backward at{dy, x, mean, rstd, weight, dx, dweight, dbias};
+            return all<false, PREFETCH>(plan, dy, x, mean, spread, weight, dx, dweight, dbias);
+    const Backward at{dy, x, mean, spread, weight, dx, dweight, dbias};
     const Slabs slabs(*plan);
     const int threads = threads_for(*plan, slabs);
     static thread_local Workspace workspace;
     const int64_t shared = (partials(*plan) + 31) / 32 * 32;
-    Pass<STREAM, PREFETCH> pass{{*plan, slabs, at, nullptr}};
+    Gradients pass{*plan, slabs, at, nullptr};
     pass.partial = workspace.of(shared + threads * pass.floats());
 #pragma omp parallel num_threads(threads)
     {
-        my_slabs(*plan, slabs, pass, pass.partial + shared);
+        if (plan->frozen) my_slabs(*plan, slabs, Frozen<STREAM>{pass}, pass.partial + shared);
+        else my_slabs(*plan, slabs, Pass<STREAM, PREFETCH>{pass}, pass.partial + shared);
         if constexpr (STREAM) _mm_sfence();
 #pragma omp barrier
         const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();

@@ -38,6 +38,14 @@ def _batch_norm_backward(inputs: Tensors, op: Op, workload: Workload) -> Tensors
     return gradients
 
 
+def _batch_norm_inference_backward(inputs: Tensors, op: Op, workload: Workload) -> Tensors:
+    dy, x, mean, var, weight = inputs
+    gradients: Tensors = _aten.native_batch_norm_backward(
+        dy, x, weight, mean, var, None, None, False, op.attribute("eps"), _WANTED
+    )
+    return gradients
+
+
 def _group_norm_backward(inputs: Tensors, op: Op, workload: Workload) -> Tensors:
     gradients: Tensors = _aten.native_group_norm_backward(*inputs, *_image(workload), groups(workload), _WANTED)
     return gradients
@@ -53,6 +61,7 @@ _COMPUTE: dict[str, Callable[[Tensors, Op, Workload], Tensors]] = {
     "group_norm": _group_norm,
     "instance_norm": _group_norm,
     "batch_norm_backward": _batch_norm_backward,
+    "batch_norm_inference_backward": _batch_norm_inference_backward,
     "group_norm_backward": _group_norm_backward,
     "instance_norm_backward": _group_norm_backward,
 }

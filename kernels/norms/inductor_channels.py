@@ -20,6 +20,7 @@ _OPS = (
     "group_norm",
     "instance_norm",
     "batch_norm_backward",
+    "batch_norm_inference_backward",
     "group_norm_backward",
     "instance_norm_backward",
 )

@@ -9,7 +9,12 @@ from .channels import DataFlow
 
 FLOW = DataFlow(
     "columns_backward.cpp",
-    ("batch_norm_backward_nhwc", "group_norm_backward_nhwc", "instance_norm_backward_nhwc"),
+    (
+        "batch_norm_backward_nhwc",
+        "batch_norm_inference_backward_nhwc",
+        "group_norm_backward_nhwc",
+        "instance_norm_backward_nhwc",
+    ),
     inputs=5,
     outputs=3,
     tile={"VECTORS": 1, "ROWS": 8},

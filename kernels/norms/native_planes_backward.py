@@ -9,7 +9,7 @@ from .channels import DataFlow
 
 FLOW = DataFlow(
     "planes_backward.cpp",
-    ("batch_norm_backward", "group_norm_backward", "instance_norm_backward"),
+    ("batch_norm_backward", "batch_norm_inference_backward", "group_norm_backward", "instance_norm_backward"),
     inputs=5,
     outputs=3,
     tile={"VECTORS": 4},

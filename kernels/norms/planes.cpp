@@ -96,17 +96,17 @@ void all(const Plan* plan, const T* x, const float* weight, const float* bias, c
                                         next_var);
     const Forward at{x, weight, bias, running_mean, running_var, y, mean, rstd, next_mean, next_var};
     const Planes planes(*plan);
-    const int64_t parts = !mean ? plan->images * plan->channels : planes.panels;
+    const int64_t parts = plan->frozen ? plan->images * plan->channels : planes.panels;
     const int threads = threads_for(plan->elements(), parts);
     static thread_local Workspace workspace;
-    Affine* const maps = reinterpret_cast<Affine*>(workspace.of((mean ? threads * plan->panel : plan->channels) * 3));
-    for (int64_t c = 0; !mean && c < plan->channels; ++c) maps[c] = frozen(*plan, at, c);
+    Affine* const maps = reinterpret_cast<Affine*>(workspace.of((plan->frozen ? plan->channels : threads * plan->panel) * 3));
+    for (int64_t c = 0; plan->frozen && c < plan->channels; ++c) maps[c] = frozen(*plan, at, c);
 #pragma omp parallel num_threads(threads)
     {
         const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
         const int64_t begin = parts * me / team, end = parts * (me + 1) / team;
-        if (!mean) frozen_planes<STREAM, PREFETCH>(*plan, at, maps, begin, end);
-        for (int64_t i = begin; mean && i < end; ++i)
+        if (plan->frozen) frozen_planes<STREAM, PREFETCH>(*plan, at, maps, begin, end);
+        for (int64_t i = begin; !plan->frozen && i < end; ++i)
             if (plan->batch())
                 batch_panel<STREAM, PREFETCH>(*plan, planes, at, maps + me * plan->panel, i * plan->panel,
                                               planes.panel_size(*plan, i));

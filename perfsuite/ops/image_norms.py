@@ -58,6 +58,14 @@ def batch_norm_backward(
     return dx, dweight, dbias
 
 
+def batch_norm_inference_backward(
+    dy: torch.Tensor, x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(dx, dweight, dbias) of `batch_norm_inference`, whose mean and var are constants."""
+    dx, dweight, dbias = _of_images("batch_norm_inference_backward", (dy, x), (mean, var, weight))
+    return dx, dweight, dbias
+
+
 def group_norm_backward(
     dy: torch.Tensor, x: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
