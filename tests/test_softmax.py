@@ -217,11 +217,27 @@ def test_what_the_kernels_refuse() -> None:
     assert set(reasons.values()) == {(None, None)}
 
 
-def test_resident_streams_only_aligned_rows() -> None:
+def test_resident_streams_16_bit_rows_only_where_they_are_aligned() -> None:
     kernel = KNOWN.kernels["softmax/native_resident"]
-    for cols, values in ((1000, {False}), (1024, {False, True})):
-        space = kernel.space(Workload("softmax", (("rows", 9), ("cols", cols))), MACHINE)
+    for cols, dtype, values in ((1000, "bf16", {False}), (1024, "bf16", {False, True}), (1000, "f32", {False, True})):
+        space = kernel.space(Workload("softmax", (("rows", 9), ("cols", cols)), dtype), MACHINE)
         assert {config["stream"] for config in space} == values
+
+
+@pytest.mark.parametrize("isa", [isa for isa in ("avx2", "avx512") if isa in detect.machine().isa])
+def test_streaming_begins_anywhere_in_a_line_and_writes_nothing_beside_its_rows(isa: str) -> None:
+    kernel = KNOWN.kernels["softmax/native_resident"]
+    for cols in (1, 5, 17, 197, 1000, 1024, 2500):
+        x = random_rows(7, cols, "f32", 6)
+        around = torch.full((7 * cols + 64,), 7.0)
+        y = around[3 : 3 + 7 * cols].view(7, cols)
+        space = kernel.space(OP.bind((x,)), MACHINE)
+        for unroll in (1, 4):
+            config = next(c for c in space if (c["isa"], c["unroll"], c["stream"]) == (isa, unroll, True))
+            around.fill_(7.0)
+            kernel.build(OP, OP.bind((x,)), config)((x,), (y,))
+            assert torch.allclose(y.double(), x.double().softmax(-1), rtol=2e-6, atol=0.0)
+            assert (around[:3] == 7.0).all() and (around[3 + 7 * cols :] == 7.0).all()
 
 
 @pytest.mark.parametrize("isa", [isa for isa in ("avx2", "avx512") if isa in detect.machine().isa])

@@ -31,8 +31,10 @@ struct Room {
   void* waiting = nullptr;
 
   float* kept() { return lines[0].values; }
-  void reserve(long floats, long blocks) {
-    lines.resize(std::max<size_t>(lines.size(), (floats + 15) / 16));
+  // For rows of n; a unit may be read from any of its elements.
+  void reserve(long n, long block) {
+    const long blocks = n / block + 1;
+    lines.resize(std::max<size_t>(lines.size(), blocks * block / 16 + 1));
     pivots.resize(blocks);
     factors.resize(blocks);
   }
@@ -166,8 +168,10 @@ template <int Degree, int Unroll, class In>
 // exponentials takes those of the row before out of their place, so that arithmetic and memory work at the same time.
 template <class In, class Output, int Unroll, int, bool Stream>
 struct Resident {
-  static constexpr bool streams = true, accumulates = false, keeps = true, aligned_rows = true, guards = true;
+  static constexpr bool streams = true, accumulates = false, keeps = true, guards = true;
   using T = Element<In>;
+  // Floats of a 16-bit unit are kept in the order of its parts, so that they come back as that unit alone.
+  static constexpr bool aligned_rows = Unit<T>::vecs > 1;
 
   static Pair summarise(In x, T*, long n, Room& room) {
     T* waiting = static_cast<T*>(std::exchange(room.waiting, nullptr));
@@ -188,8 +192,17 @@ struct Resident {
       T* to = y + at;
       const Vec factor(factors[b]);
       const Exponential<Output::degree> exponential(finite(pivot), 1.0f);
+      // Where rows begin anywhere, what is written runs ahead of what is kept, by what its first line lacks.
+      const long head = Stream && !aligned_rows ? unaligned(to, length) : 0;
+      if (head > 0) store(to, kept_unit<T>(place) * factor, head);
       return exp_pass<Unroll>(x + at, length, ahead, exponential, [=](long i, Unit<T> unit, auto count) {
-        put<Stream>(to + i, kept_unit<T>(place + i) * factor, count, ahead);
+        if (head == 0) {
+          put<Stream>(to + i, kept_unit<T>(place + i) * factor, count, ahead);
+        } else if (const long from = head + i, left = length - from; left >= Unit<T>::size) {
+          put<Stream>(to + from, kept_unit<T>(place + from) * factor, Whole{}, ahead);
+        } else if (left > 0) {
+          store(to + from, kept_unit<T>(place + from) * factor, left);
+        }
         keep_unit(place + i, unit);
       });
     });

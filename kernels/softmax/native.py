@@ -59,14 +59,15 @@ def _never(workload: Workload, machine: Machine) -> str | None:
 class Algorithm:
     """One of softmax.cpp's algorithms.
 
-    Its tunables are isa, unroll, ahead and those named of accumulators, stream and block. `aligned_rows` says that
-    it streams only where every row of the output is aligned. `refuses` gives a reason why a workload is not for it.
+    Its tunables are isa, unroll, ahead and those named of accumulators, stream and block. `aligned_rows` are the
+    dtypes that it streams only where every row of the output is aligned. `refuses` gives a reason why a workload is
+    not for it.
     """
 
     name: str
     ops: tuple[str, ...]
     tunables: tuple[str, ...] = ()
-    aligned_rows: bool = False
+    aligned_rows: tuple[str, ...] = ()
     refuses: Callable[[Workload, Machine], str | None] = _never
 
     def kernel(self) -> Kernel:
@@ -84,7 +85,7 @@ class Algorithm:
     def space(self, workload: Workload, machine: Machine) -> Space:
         row_bytes = workload["cols"] * ITEMSIZE[workload.dtype]
         isas = tuple(isa for isa in ("avx512", "avx2") if isa in machine.isa)
-        streams = (False,) if self.aligned_rows and row_bytes % _VECTOR_BYTES else (False, True)
+        streams = (False,) if workload.dtype in self.aligned_rows and row_bytes % _VECTOR_BYTES else (False, True)
         # A block longer than the row is the row: one such value is enough.
         blocks = tuple(b for k, b in enumerate(BLOCKS) if k == 0 or BLOCKS[k - 1] < workload["cols"])
         dimensions = (

@@ -8,5 +8,5 @@ KERNEL = native.Algorithm(
     "Backward",
     ("softmax_backward", "masked_softmax_backward", "log_softmax_backward"),
     ("stream",),
-    aligned_rows=True,
+    aligned_rows=tuple(native.ELEMENTS),
 ).kernel()

@@ -16,5 +16,5 @@ def _refuses(workload: Workload, machine: Machine) -> str | None:
 
 
 KERNEL = native.Algorithm(
-    "Resident", ("softmax", "masked_softmax"), ("stream", "block"), aligned_rows=True, refuses=_refuses
+    "Resident", ("softmax", "masked_softmax"), ("stream", "block"), aligned_rows=("bf16", "f16"), refuses=_refuses
 ).kernel()

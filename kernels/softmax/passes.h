@@ -166,12 +166,18 @@ inline float exp_pass(In x, long n, long ahead, const E& exponential, auto keep)
   return horizontal_sum(folded(sum, [](Vec a, Vec b) { return a + b; }));
 }
 
+// The elements of n before y is aligned.
+template <class T>
+inline long unaligned(const T* y, long n) {
+  return std::min<long>(n, (-reinterpret_cast<uintptr_t>(y) & (Unit<T>::bytes - 1)) / sizeof(T));
+}
+
 // y = output(x). Streaming stores begin where y is aligned.
 template <int Unroll, bool Stream, class In, class T>
 inline void write_pass(In x, T* y, long n, long ahead, const auto& output) {
   long head = 0;
   if constexpr (Stream) {
-    head = std::min<long>(n, (-reinterpret_cast<uintptr_t>(y) & (Unit<T>::bytes - 1)) / sizeof(T));
+    head = unaligned(y, n);
     if (head > 0) {
       Unit<T> unit = load(x, head);
       for (Vec& v : unit.part) v = output(v);
@@ -199,10 +205,16 @@ inline Unit<T> kept_unit(const float* kept) {
   return unit;
 }
 
-// y = kept * factor.
+// y = kept * factor. Streaming stores begin where y is aligned; of 16-bit elements all of it is.
 template <int Unroll, bool Stream, class T>
 inline void unload_pass(const float* kept, T* y, long n, long ahead, float factor) {
   const Vec scale(factor);
+  if (const long head = Stream ? unaligned(y, n) : 0; head > 0) {
+    store(y, kept_unit<T>(kept) * scale, head);
+    kept += head;
+    y += head;
+    n -= head;
+  }
   each_unit<T, Unroll>(n, [=](auto, long at, auto count) {
     put<Stream>(y + at, kept_unit<T>(kept + at) * scale, count, ahead);
   });

@@ -64,7 +64,7 @@ void run(In x, Element<In>* y, const Plan& plan) {
     Room& room = own_room;
     room.block = plan.block;
     room.ahead = plan.ahead;
-    if (Algorithm::keeps) room.reserve((plan.cols / plan.block + 1) * plan.block, plan.cols / plan.block + 1);
+    if (Algorithm::keeps) room.reserve(plan.cols, plan.block);
     if (plan.rows >= team) {
       Work::whole(x, y, plan.cols, plan.rows * me / team, plan.rows * (me + 1) / team, room);
     } else {

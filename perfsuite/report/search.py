@@ -102,7 +102,7 @@ def _draw_ways(board: Leaderboard, theme: Theme) -> Figure:
         )
     axes.set_xscale("log")
     log_scale(axes.xaxis, "{:,.0f}".format)
-    axes.set_xlabel("samples of a decision among up to 12 finalists")
+    axes.set_xlabel("samples of a decision")
     axes.set_ylabel("false winners")
     axes.set_ylim(bottom=0.0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100.0 * value:g} %"))
