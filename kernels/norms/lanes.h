@@ -23,6 +23,13 @@ struct fp8 {  // e4m3: 4 bits of exponent, 3 of mantissa, no infinity
     uint8_t bits;
 };
 
+// Keeps a value that several instructions need in a register: gcc folds the load into each of them, and loads are what
+// the sums of a row take longest for.
+template <typename V>
+inline void hold(V& v) {
+    asm("" : "+v"(v));
+}
+
 // How many elements a load or store touches: all, or the first `count` of a row's tail.
 struct All {};
 struct First {
@@ -45,6 +52,14 @@ inline __m128 totals(Floats a, Floats b, Floats c, Floats d) {
     const __m512 all = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(p, q)), _mm512_castpd_ps(_mm512_unpackhi_pd(p, q)));
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+inline Floats root(Floats v) { return _mm512_sqrt_ps(v); }
+inline int at_most(Floats v, Floats most) { return _mm512_cmp_ps_mask(v, most, _CMP_LE_OQ); }
+// Elements four further on, and four new ones.
+inline Floats appended(Floats v, __m128 last) {
+    return _mm512_castsi512_ps(
+        _mm512_alignr_epi32(_mm512_castps_si512(_mm512_castps128_ps512(last)), _mm512_castps_si512(v), 4));
 }
 
 inline __mmask16 mask(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
@@ -90,6 +105,11 @@ inline __m128 totals(Floats a, Floats b, Floats c, Floats d) {
     const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
 }
+
+inline Floats root(Floats v) { return _mm256_sqrt_ps(v); }
+inline int at_most(Floats v, Floats most) { return _mm256_movemask_ps(_mm256_cmp_ps(v, most, _CMP_LE_OQ)); }
+// Elements four further on, and four new ones.
+inline Floats appended(Floats v, __m128 last) { return _mm256_permute2f128_ps(v, _mm256_castps128_ps256(last), 0x21); }
 
 inline __m256i mask(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

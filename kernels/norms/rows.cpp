@@ -9,7 +9,6 @@
 #include <cstdlib>
 
 #include "blocks.h"
-#include "statistics.h"
 
 #ifndef QUANTISED
 #define QUANTISED 0
@@ -78,12 +77,13 @@ struct RowMoments {
     [[gnu::always_inline]] void gather(const Rows& rows, int64_t row, V v, int64_t j, N n) {
         Vector weight{};
         if constexpr (QUANTISED) weight = load(rows.weights + j, n);
-        times<COUNT>([&](auto r) {
+        times<COUNT>([&](auto r) INLINED {
             const int64_t place = (row + r) * rows.plan.cols + j;
             if constexpr (DOT) {
                 add_moments(rows.at[0] + place, n, first[r][v], second[r][v]);
             } else {
-                const Vector x = rows.value(place, n);
+                Vector x = rows.value(place, n);
+                if constexpr (std::is_same_v<Vector, Floats>) hold(x);
                 if constexpr (STATISTIC != MEAN_SQUARE) first[r][v] = first[r][v] + x;
                 if constexpr (STATISTIC != MEAN_DISTANCE) second[r][v] = fma(x, x, second[r][v]);
                 if constexpr (QUANTISED) peak[r][v] = larger(absolute(x * weight), peak[r][v]);
@@ -92,18 +92,33 @@ struct RowMoments {
     }
 };
 
+// The same of up to four rows, each in as many parts as a register has floats.
+struct RowSums {
+    Floats first[4], second[4];
+    float peak[4];
+
+    template <typename At, int COUNT, typename R>
+    [[gnu::always_inline]] void take(At at, const RowMoments<COUNT>& moments, R r) {
+        first[at] = folded(moments.first[r]);
+        second[at] = folded(moments.second[r]);
+        if constexpr (QUANTISED) {
+            Vector most = moments.peak[r][0];
+            for (int v = 1; v < VECTORS; ++v) most = larger(moments.peak[r][v], most);
+            peak[at] = largest(most);
+        }
+    }
+};
+
+// The sums of a number of rows.
+template <typename V>
 struct RowTotals {
-    Quad first{}, second{}, peak{};
+    V first{}, second{}, peak{};
 
     template <int COUNT>
-    [[gnu::always_inline]] void add(const RowMoments<COUNT>& moments) {
-        RowTotals more{sums(moments.first), sums(moments.second)};
+    [[gnu::always_inline]] void add(const RowSums& sums) {
+        RowTotals more{total<COUNT>(sums.first), total<COUNT>(sums.second)};
         if constexpr (QUANTISED)
-            for (int r = 0; r < COUNT; ++r) {
-                Vector peak = moments.peak[r][0];
-                for (int v = 1; v < VECTORS; ++v) peak = larger(moments.peak[r][v], peak);
-                more.peak[r] = largest(peak);
-            }
+            for (int r = 0; r < COUNT; ++r) more.peak[r] = sums.peak[r];
         add(more);
     }
     void add(const RowTotals& more) {
@@ -111,51 +126,76 @@ struct RowTotals {
         second += more.second;
         peak = more.peak > peak ? more.peak : peak;
     }
+    [[gnu::always_inline]] void append(const RowTotals<Quad>& last) {
+        ::append(first, last.first);
+        ::append(second, last.second);
+        if constexpr (QUANTISED) ::append(peak, last.peak);
+    }
 };
 
 // The map of a row from sums around its mean.
-[[gnu::noinline]] Map careful(const Rows& rows, int64_t row, float mean) {
+[[gnu::noinline]] Map<Quad> careful(const Rows& rows, int64_t row, float mean) {
     Quad first{}, second{};
     for (int64_t begin = 0, cols = rows.plan.cols; begin < cols; begin += SPAN) {
-        Vector near[1][VECTORS] = {}, far[1][VECTORS] = {};
+        Vector near[VECTORS] = {}, far[VECTORS] = {};
         sweep(begin, span_end(begin, cols), [&](auto v, int64_t j, auto n) {
-            gather(near[0][v], far[0][v], keep(rows.value(row * cols + j, n) - broadcast(mean), n));
+            gather(near[v], far[v], keep(rows.value(row * cols + j, n) - broadcast(mean), n));
         });
-        first += sums(near);
-        second += sums(far);
+        first += total<1>({folded(near)});
+        second += total<1>({folded(far)});
     }
     return map_of(first, second, rows.plan);
 }
 
 // y = (x - shift) scale + offset, before the weights; shifted are only rows that are hard.
 template <int COUNT>
-struct RowLines {
-    using Moments = RowMoments<COUNT>;
-    using Totals = RowTotals;
-    Floats shift[COUNT], scale[COUNT], offset[COUNT];
+struct RowMaps {
+    using V = Numbers<COUNT>;
+    using Totals = RowTotals<V>;
+    V shift{}, scale, offset;
+    int hard;
 
     [[gnu::always_inline]] void find(const Rows& rows, const Totals& totals, int64_t row) {
-        if constexpr (CENTRED) times<COUNT>([&](auto r) { shift[r] = Floats{}; });
-        Map map = map_of(totals.first, totals.second, rows.plan);
-        if (const int hard = hard_rows<COUNT>(map, rows.plan.eps); hard != 0) [[unlikely]]
-            // Places that are constants, or all these would live in memory.
-            times<COUNT>([&](auto r) {
-                if (!(hard >> r & 1)) return;
-                const float mean = totals.first[r()] / static_cast<float>(rows.plan.cols);
-                const Map again = careful(rows, row + r, mean);
-                shift[r] = broadcast(mean);
-                map.scale[r()] = again.scale[0];
-                map.offset[r()] = again.offset[0];
-            });
+        const Map<V> map = map_of(totals.first, totals.second, rows.plan);
+        scale = map.scale;
+        offset = map.offset;
+        if constexpr (CENTRED) shift = V{};
+        hard = hard_rows<COUNT>(map, rows.plan.eps);
+        if (hard) [[unlikely]] {
+            // In a copy, or all these would live in memory.
+            RowMaps again = *this;
+            again.find_hard(rows, totals, row);
+            *this = again;
+        }
         if constexpr (QUANTISED)
             for (int r = 0; r < COUNT; ++r) {
-                const float unit = scale_of(totals.peak[r] * map.scale[r]);
+                const float unit = scale_of(totals.peak[r] * scale[r]);
                 reinterpret_cast<float*>(rows.at[SCALE_AT])[row + r] = unit;
-                map.scale[r] /= unit;
+                scale[r] /= unit;
             }
-        times<COUNT>([&](auto r) {
-            scale[r] = broadcast(map.scale[r()]);
-            offset[r] = broadcast(map.offset[r()]);
+    }
+    [[gnu::noinline]] void find_hard(const Rows& rows, const Totals& totals, int64_t row) {
+        for (int r = 0; r < COUNT; ++r) {
+            if (!(hard >> r & 1)) continue;
+            shift[r] = totals.first[r] / static_cast<float>(rows.plan.cols);
+            const Map<Quad> map = careful(rows, row + r, shift[r]);
+            scale[r] = map.scale[0];
+            offset[r] = map.offset[0];
+        }
+    }
+};
+
+// COUNT rows' maps; SHIFTED where a row may be.
+template <int COUNT, bool SHIFTED>
+struct RowLines {
+    Floats shift[COUNT], scale[COUNT], offset[COUNT];
+
+    template <typename All>
+    [[gnu::always_inline]] RowLines(const All& maps, int64_t first) {
+        times<COUNT>([&](auto r) INLINED {
+            if constexpr (CENTRED) shift[r] = broadcast(maps.shift[first + r]);
+            scale[r] = broadcast(maps.scale[first + r]);
+            offset[r] = broadcast(maps.offset[first + r]);
         });
     }
 
@@ -166,12 +206,13 @@ struct RowLines {
         if constexpr (BIAS) bias = load(rows.biases + j, n);
         if constexpr (SCALED) weight = weight * rows.gain;
         if constexpr (SCALED) bias = bias * rows.gain;
-        times<COUNT>([&](auto r) {
+        times<COUNT>([&](auto r) INLINED {
             const int64_t place = (row + r) * rows.plan.cols + j;
             const Vector x = rows.value(place, n);
             if constexpr (RESIDUAL) put<STREAM>(rows.at[H_AT] + place, x, n);
             Vector y;
-            if constexpr (CENTRED) y = fma(x - shift[r], scale[r], offset[r]);
+            if constexpr (CENTRED && SHIFTED) y = fma(x - shift[r], scale[r], offset[r]);
+            else if constexpr (CENTRED) y = fma(x, scale[r], offset[r]);
             else y = x * scale[r];
             if constexpr (BIAS) y = fma(y, weight, bias);
             else if constexpr (WEIGHT) y = y * weight;
@@ -189,35 +230,50 @@ struct RowLines {
     }
 };
 
+struct Flow {
+    using Sums = RowSums;
+    template <int COUNT>
+    using Moments = RowMoments<COUNT>;
+    template <typename V>
+    using Totals = RowTotals<V>;
+    template <int COUNT>
+    using Maps = RowMaps<COUNT>;
+    template <int COUNT, bool SHIFTED>
+    using Lines = RowLines<COUNT, SHIFTED>;
+    static constexpr int BESIDE = 4;
+};
+
 template <bool STREAM, int PREFETCH>
 void range(const Plan& plan, Operands at, int64_t row, int64_t end) {
     while (row < end) {
         const int64_t next = (row / plan.group() + 1) * plan.group(), stop = next < end ? next : end;
-        all_blocks<STREAM, PREFETCH, RowLines>(Rows(plan, at, row), row, stop);
+        all_blocks<STREAM, PREFETCH, Flow>(Rows(plan, at, row), row, stop);
         row = stop;
     }
     if constexpr (STREAM) _mm_sfence();
 }
 
+using Shares = RowTotals<Quad>;
+
 // Every row, thread `me` of `team` having some of its spans. The shares of two successive rows live apart, so that none
 // is overwritten that another thread still reads.
 template <bool STREAM>
-[[gnu::noinline]] void split(const Plan& plan, Operands at, RowTotals* shares, int64_t me, int64_t team) {
+[[gnu::noinline]] void split(const Plan& plan, Operands at, Shares* shares, int64_t me, int64_t team) {
     const int64_t cols = plan.cols, count = (cols + SPAN - 1) / SPAN;
     const int64_t from = count * me / team, to = count * (me + 1) / team, end = to * SPAN < cols ? to * SPAN : cols;
     for (int64_t row = 0; row < plan.rows; ++row) {
         const Rows rows(plan, at, row);
-        RowTotals* const of_row = shares + row % 2 * count;
+        Shares* const of_row = shares + row % 2 * count;
         for (int64_t k = from; k < to; ++k) {
             of_row[k] = {};
-            add_span<RowLines<1>>(of_row[k], rows, row, k * SPAN, span_end(k * SPAN, cols));
+            of_row[k].add<1>(sums_of<Flow, 1>(rows, row, k * SPAN, span_end(k * SPAN, cols)));
         }
 #pragma omp barrier
-        RowTotals totals;
+        Shares totals;
         for (int64_t k = 0; k < count; ++k) totals.add(of_row[k]);
-        RowLines<1> lines;
-        lines.find(rows, totals, row);
-        if (from < to) write_lines<STREAM>(rows, lines, row, from * SPAN, end);
+        RowMaps<1> maps;
+        maps.find(rows, totals, row);
+        if (from < to) write_lines<STREAM>(rows, RowLines<1, true>(maps, 0), row, from * SPAN, end);
     }
     if constexpr (STREAM) _mm_sfence();
 }
@@ -234,7 +290,7 @@ void all(const Plan* plan, Pointers... operands) {
     // Where rows are fewer than threads, all share each, if that takes less time than a row does.
     const bool shared = rows < most && rows * ((count + most - 1) / most) < count;
     const int threads = shared || most < rows ? most : static_cast<int>(rows);
-    RowTotals* const shares = shared ? static_cast<RowTotals*>(std::aligned_alloc(64, 2 * count * 64)) : nullptr;
+    Shares* const shares = shared ? static_cast<Shares*>(std::aligned_alloc(64, 2 * count * 64)) : nullptr;
 #pragma omp parallel num_threads(threads)
     {
         const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();

@@ -8,7 +8,6 @@
 // this file is compiled is as in rows.cpp; BIAS here means that dbias is wanted.
 
 #include "blocks.h"
-#include "statistics.h"
 #include "sums.h"
 
 // Where the operands are in the op's order: dy, [dh,] x, [weight,] [layer,] dx, [dweight,] [dbias].
@@ -75,7 +74,7 @@ struct GradientMoments {
     [[gnu::always_inline]] void gather(const Rows& rows, int64_t row, V v, int64_t j, N n) {
         Vector weight{};
         if constexpr (WEIGHT) weight = load(rows.weights + j, n);
-        times<COUNT>([&](auto r) {
+        times<COUNT>([&](auto r) INLINED {
             const int64_t place = (row + r) * rows.plan.cols + j;
             const Vector x = load(rows.at[X_AT] + place, n);
             if constexpr (STATISTIC != MEAN_SQUARE) first[r][v] = first[r][v] + x;
@@ -100,26 +99,49 @@ struct GradientMoments {
     }
 };
 
+// The same of up to four rows, each in as many parts as a register has floats.
+struct GradientSums {
+    Floats first[4], second[4], slope[4], product[4], signs[4];
+
+    template <typename At, int COUNT, typename R>
+    [[gnu::always_inline]] void take(At at, const GradientMoments<COUNT>& moments, R r) {
+        first[at] = folded(moments.first[r]);
+        second[at] = folded(moments.second[r]);
+        slope[at] = folded(moments.slope[r]);
+        product[at] = folded(moments.product[r]);
+        if constexpr (STATISTIC == MEAN_DISTANCE) signs[at] = folded(moments.signs[r]);
+    }
+};
+
+// The sums of a number of rows.
+template <typename V>
 struct GradientTotals {
-    Quad first{}, second{}, slope{}, product{}, signs{};
+    V first{}, second{}, slope{}, product{}, signs{};
 
     template <int COUNT>
-    [[gnu::always_inline]] void add(const GradientMoments<COUNT>& moments) {
-        first += sums(moments.first);
-        second += sums(moments.second);
-        slope += sums(moments.slope);
-        product += sums(moments.product);
-        if constexpr (STATISTIC == MEAN_DISTANCE) signs += sums(moments.signs);
+    [[gnu::always_inline]] void add(const GradientSums& sums) {
+        first += total<COUNT>(sums.first);
+        second += total<COUNT>(sums.second);
+        slope += total<COUNT>(sums.slope);
+        product += total<COUNT>(sums.product);
+        if constexpr (STATISTIC == MEAN_DISTANCE) signs += total<COUNT>(sums.signs);
+    }
+    [[gnu::always_inline]] void append(const GradientTotals<Quad>& last) {
+        ::append(first, last.first);
+        ::append(second, last.second);
+        ::append(slope, last.slope);
+        ::append(product, last.product);
     }
 };
 
 // Rows are normalised to u scale + offset, and dx = g scale + u bend + level, with the u = x - shift that the sums are of;
 // in u bend, its sign where a row is divided by its mean distance.
+template <typename V>
 struct Chain {
-    Quad scale, offset, bend, level;
+    V scale, offset, bend, level;
 
-    Chain(const GradientTotals& totals, const Plan& plan) {
-        const Map map = map_of(totals.first, totals.second, plan);
+    Chain(const GradientTotals<V>& totals, const Plan& plan) {
+        const Map<V> map = map_of(totals.first, totals.second, plan);
         const float share = 1.0f / static_cast<float>(plan.cols);
         scale = map.scale;
         offset = map.offset;
@@ -128,7 +150,7 @@ struct Chain {
             level = bend * totals.first;
             return;
         }
-        const Quad along = (totals.product * scale + totals.slope * offset) * share;  // mean(g n)
+        const V along = (totals.product * scale + totals.slope * offset) * share;  // mean(g n)
         if constexpr (STATISTIC == MEAN_DISTANCE) {
             bend = -plan.kappa * scale * along;
             level = -(scale * totals.slope + bend * totals.signs) * share;
@@ -140,42 +162,69 @@ struct Chain {
 };
 
 // The chain of a row from sums around its mean.
-[[gnu::noinline]] Chain careful(const Rows& rows, int64_t row, float mean) {
-    GradientTotals totals;
+[[gnu::noinline]] Chain<Quad> careful(const Rows& rows, int64_t row, float mean) {
+    GradientTotals<Quad> totals;
     for (int64_t begin = 0, cols = rows.plan.cols; begin < cols; begin += SPAN) {
         GradientMoments<1> moments;
-        sweep(begin, span_end(begin, cols), [&](auto v, int64_t j, auto n) {
+        sweep(begin, span_end(begin, cols), [&](auto v, int64_t j, auto n) INLINED {
             moments.gather_around(broadcast(mean), rows, row, v, j, n);
         });
-        totals.add(moments);
+        GradientSums sums;
+        sums.take(ZERO, moments, ZERO);
+        totals.add<1>(sums);
     }
     return {totals, rows.plan};
 }
 
 template <int COUNT>
-struct GradientLines {
-    using Moments = GradientMoments<COUNT>;
-    using Totals = GradientTotals;
-    Floats shift[COUNT], scale[COUNT], offset[COUNT], bend[COUNT], level[COUNT];
+struct GradientMaps {
+    using V = Numbers<COUNT>;
+    using Totals = GradientTotals<V>;
+    V shift{}, scale, offset, bend, level;
+    int hard;
 
     [[gnu::always_inline]] void find(const Rows& rows, const Totals& totals, int64_t row) {
-        if constexpr (CENTRED) times<COUNT>([&](auto r) { shift[r] = Floats{}; });
-        const Chain chain(totals, rows.plan);
-        times<COUNT>([&](auto r) { set(r, chain, r()); });
-        if (const int hard = hard_rows<COUNT>({chain.scale, chain.offset}, rows.plan.eps); hard != 0) [[unlikely]]
-            // Places that are constants, or all these would live in memory.
-            times<COUNT>([&](auto r) {
-                if (!(hard >> r & 1)) return;
-                const float mean = totals.first[r()] / static_cast<float>(rows.plan.cols);
-                shift[r] = broadcast(mean);
-                set(r, careful(rows, row + r, mean), 0);
-            });
+        const Chain<V> chain(totals, rows.plan);
+        if constexpr (CENTRED) shift = V{};
+        scale = chain.scale;
+        offset = chain.offset;
+        bend = chain.bend;
+        level = chain.level;
+        hard = hard_rows<COUNT>(Map<V>{scale, offset}, rows.plan.eps);
+        if (hard) [[unlikely]] {
+            // In a copy, or all these would live in memory.
+            GradientMaps again = *this;
+            again.find_hard(rows, totals, row);
+            *this = again;
+        }
     }
-    [[gnu::always_inline]] void set(int r, const Chain& chain, int lane) {
-        scale[r] = broadcast(chain.scale[lane]);
-        offset[r] = broadcast(chain.offset[lane]);
-        bend[r] = broadcast(chain.bend[lane]);
-        level[r] = broadcast(chain.level[lane]);
+    [[gnu::noinline]] void find_hard(const Rows& rows, const Totals& totals, int64_t row) {
+        for (int r = 0; r < COUNT; ++r) {
+            if (!(hard >> r & 1)) continue;
+            shift[r] = totals.first[r] / static_cast<float>(rows.plan.cols);
+            const Chain<Quad> chain = careful(rows, row + r, shift[r]);
+            scale[r] = chain.scale[0];
+            offset[r] = chain.offset[0];
+            bend[r] = chain.bend[0];
+            level[r] = chain.level[0];
+        }
+    }
+};
+
+// COUNT rows' maps; SHIFTED where a row may be.
+template <int COUNT, bool SHIFTED>
+struct GradientLines {
+    Floats shift[COUNT], scale[COUNT], offset[COUNT], bend[COUNT], level[COUNT];
+
+    template <typename All>
+    [[gnu::always_inline]] GradientLines(const All& maps, int64_t from) {
+        times<COUNT>([&](auto r) INLINED {
+            if constexpr (CENTRED) shift[r] = broadcast(maps.shift[from + r]);
+            scale[r] = broadcast(maps.scale[from + r]);
+            offset[r] = broadcast(maps.offset[from + r]);
+            bend[r] = broadcast(maps.bend[from + r]);
+            level[r] = broadcast(maps.level[from + r]);
+        });
     }
 
     template <bool STREAM, typename N>
@@ -184,11 +233,11 @@ struct GradientLines {
         if constexpr (WEIGHT) weight = load(rows.weights + j, n);
         if constexpr (WEIGHT) get(rows.sums + j, dweight);
         if constexpr (BIAS) get(rows.sums + rows.pitch + j, dbias);
-        times<COUNT>([&](auto r) {
+        times<COUNT>([&](auto r) INLINED {
             const int64_t place = (row + r) * rows.plan.cols + j;
             const Vector dy = rows.gradient(place, n);
             Vector g = dy, u = load(rows.at[X_AT] + place, n), rest;
-            if constexpr (CENTRED) u = u - shift[r];
+            if constexpr (CENTRED && SHIFTED) u = u - shift[r];
             if constexpr (WEIGHT) g = g * weight;
             if constexpr (STATISTIC == MEAN_DISTANCE) rest = fma(sign(u), bend[r], level[r]);
             else if constexpr (STATISTIC == MEAN_SQUARE) rest = u * bend[r];
@@ -205,13 +254,26 @@ struct GradientLines {
     void end(const Rows&, int64_t, int64_t, int64_t) const {}
 };
 
+struct Flow {
+    using Sums = GradientSums;
+    template <int COUNT>
+    using Moments = GradientMoments<COUNT>;
+    template <typename V>
+    using Totals = GradientTotals<V>;
+    template <int COUNT>
+    using Maps = GradientMaps<COUNT>;
+    template <int COUNT, bool SHIFTED>
+    using Lines = GradientLines<COUNT, SHIFTED>;
+    static constexpr int BESIDE = 4;
+};
+
 template <bool STREAM, int PREFETCH>
 void one_part(const Plan& plan, Operands at, const Parts& parts, int64_t part, float* sums) {
     if constexpr (KINDS > 0) std::memset(sums, 0, parts.floats() * sizeof(float));
     const int64_t last = (part / parts.of_group + 1) * plan.group();  // of the group
     const int64_t row = part / parts.of_group * plan.group() + part % parts.of_group * parts.rows;
     const int64_t end = row + parts.rows < last ? row + parts.rows : last;
-    all_blocks<STREAM, PREFETCH, GradientLines>(Rows(plan, at, row, sums, parts.pitch), row, end);
+    all_blocks<STREAM, PREFETCH, Flow>(Rows(plan, at, row, sums, parts.pitch), row, end);
 }
 
 // Adds the sums of a group's parts to those of its first, and stores these; floats from `begin` to `end` of each kind.

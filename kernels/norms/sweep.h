@@ -12,21 +12,25 @@
 using Vector = decltype(load(static_cast<const T*>(nullptr), All{}));
 constexpr int WIDTH = sizeof(Vector) / sizeof(float);
 
+// Of a lambda: what it captures by reference stays in registers.
+#define INLINED __attribute__((always_inline))
+
 // Calls f(0), ..., f(N-1) with constants, so that arrays indexed by them live in registers.
 template <int N, typename F>
 [[gnu::always_inline]] inline void times(F&& f) {
-    [&]<int... I>(std::integer_sequence<int, I...>) { (f(std::integral_constant<int, I>{}), ...); }
+    [&]<int... I>(std::integer_sequence<int, I...>) INLINED { (f(std::integral_constant<int, I>{}), ...); }
     (std::make_integer_sequence<int, N>{});
 }
+
+constexpr std::integral_constant<int, 0> ZERO;
 
 // Calls f(accumulator, offset, elements) for all vectors of columns [j, end) of a row, VECTORS of them per iteration.
 template <typename F>
 [[gnu::always_inline]] inline void sweep(int64_t j, int64_t end, F&& f) {
     for (; j + VECTORS * WIDTH <= end; j += VECTORS * WIDTH)
-        times<VECTORS>([&](auto v) { f(v, j + v * WIDTH, All{}); });
-    constexpr std::integral_constant<int, 0> first;
-    for (; j + WIDTH <= end; j += WIDTH) f(first, j, All{});
-    if (j < end) f(first, j, First{static_cast<int>(end - j)});
+        times<VECTORS>([&](auto v) INLINED { f(v, j + v * WIDTH, All{}); });
+    for (; j + WIDTH <= end; j += WIDTH) f(ZERO, j, All{});
+    if (j < end) f(ZERO, j, First{static_cast<int>(end - j)});
 }
 template <typename F>
 [[gnu::always_inline]] inline void sweep(int64_t cols, F&& f) {
