@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from row_norms import BUILDS, DTYPES, HERE, KERNELS, KNOWN, NORMS, configs, every_config, norm, sized
+from row_norms import BUILDS, DTYPES, HERE, KERNELS, KNOWN, NORMS, configs, every_config, kernel_of, norm, sized
 from samples import MACHINE
 
 from perfsuite import check
@@ -59,6 +59,36 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+# A build of two seconds each.
+STACKED = [
+    ("layer_norm", "f32", "avx2"),
+    ("layer_norm", "bf16", "avx512_bf16"),
+    ("rms_norm_int8", "f32", "avx512"),
+    ("layer_norm_backward", "f32", "avx512"),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "isa"), STACKED)
+def test_stacks_of_short_rows(name: str, dtype: str, isa: str) -> None:
+    """Two stacks and the rows that are left, some of them hard: a row has the same bits in a stack as alone."""
+    op = KNOWN.ops[name]
+    workload = sized(name, 37, 100, dtype)
+    every = kernel_of(name).space(workload, HERE).configs
+    stacked = [c for c in every if c["isa"] == isa and c["rows"] > 4 and c["vectors"] == 1]
+    if not stacked:
+        pytest.skip(f"needs {isa}")
+    inputs = op.make_inputs(workload, seed=8)
+    x = inputs[-2 if "backward" in name else 0]
+    x[9:12] += 64.0
+    for config in stacked:
+        got = norm(name, inputs, config)
+        assert check.wrong(op, workload, got, op.expected(inputs, workload)) is None
+        if "backward" in name:
+            continue
+        part = norm(name, [t[7:13].contiguous() if t.shape[0] == 37 else t for t in inputs], config)
+        assert all(torch.equal(few, many[7:13]) for few, many in zip(part, got))
 
 
 # The samples of time_layer_norm are not neighbours of the same kind.
