@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import MACHINE
@@ -80,8 +81,12 @@ def compiled(op: Op, kernel: Kernel, workload: Workload, config: Config, target:
 
 
 def widths(op: Op) -> list[Workload]:
-    """The op's workloads of the shortest, a middle and the longest rows, in each dtype."""
-    widest = sorted({(w["cols"], w.dtype): w for w in op.workloads if not w.test}.values(), key=lambda w: w["cols"])
+    """The op's workloads of the shortest, a middle and the longest rows (of images, by bytes), in each dtype."""
+
+    def width(workload: Workload) -> int:
+        return dict(workload.sizes).get("cols") or op.least_bytes(workload)
+
+    widest = sorted({(width(w), w.dtype): w for w in op.workloads if not w.test}.values(), key=width)
     return [w for dtype in ("f32", "bf16") for each in [[w for w in widest if w.dtype == dtype]] for w in picked(each)]
 
 
@@ -89,14 +94,24 @@ def picked(each: list[Workload]) -> list[Workload]:
     return list(dict.fromkeys([each[0], each[len(each) // 2], each[-1]])) if each else []
 
 
-@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one", "every"])
-@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-@pytest.mark.parametrize(("op", "kernel"), PAIRS, ids=IDS)
-def test_compiles_ahead_and_is_resident(op: Op, kernel: Kernel, target: Target, every: bool) -> None:
-    """The default without a spill, and another config of the space, which `allows` has found resident.
+def compilations() -> list[ParameterSet]:
+    """(op, kernel, target, whether on workloads of every width): of a width that differs from target to target.
 
-    On workloads of every width, or of a width that differs from target to target.
+    The norms of images share their kernels, so that each is compiled for one of the targets.
     """
+    found = []
+    for op, kernel in PAIRS:
+        for at, target in enumerate(TARGETS.values()):
+            name = f"{op}-{target.arch}"
+            if "cols" in op.axes or kernel.ops.index(op.name) % len(TARGETS) == at:
+                found.append(pytest.param(op, kernel, target, False, id=f"{name}-one"))
+            found.append(pytest.param(op, kernel, target, True, id=f"{name}-every", marks=pytest.mark.slow))
+    return found
+
+
+@pytest.mark.parametrize(("op", "kernel", "target", "every"), compilations())
+def test_compiles_ahead_and_is_resident(op: Op, kernel: Kernel, target: Target, every: bool) -> None:
+    """The default without a spill, and another config of the space, which `allows` has found resident."""
     found = widths(op)
     for workload in found if every else [found[list(TARGETS).index(target.arch) % len(found)]]:
         space: Space = kernel.space(workload, on(target.arch))
@@ -163,8 +178,10 @@ def test_every_row_has_a_space_of_a_few_tiles(cols: int, dtype: str, arch: str) 
 
 
 def test_the_shortest_rows_compile() -> None:
+    """A channel of an image has one pixel."""
     for op, kernel in PAIRS:
-        workload = op.complete(Workload(op.name, tuple((axis, 1 if axis == "cols" else 5) for axis in op.axes)))
+        short = {"cols", "h", "w"}
+        workload = op.complete(Workload(op.name, tuple((axis, 1 if axis in short else 5) for axis in op.axes)))
         config = kernel.space(workload, MACHINE).configs[0]
         assert compiled(op, kernel, workload, config, TARGETS["sm_90"]).error is None
 

@@ -15,7 +15,7 @@ from perfsuite.op import Op, Workload
 from perfsuite.toolchain.triton import jit, resident
 from perfsuite.toolchain.triton_rows import Tile, row_space, supports
 
-from .triton_sweep import gained, loaded, scale_of, step_of, swept, written
+from .triton_sweep import gained, loaded, merged, scale_of, step_of, swept, written
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -159,11 +159,10 @@ def norm_joined(
     each = tl.arange(0, split)[None, :]
     parts += row * 3 * split
     ones, twos = tl.load(parts + each), tl.load(parts + split + each)
-    one, two = tl.sum(ones, axis=1, keep_dims=True), tl.sum(twos, axis=1, keep_dims=True)
     if statistic == "variance":
-        seen = tl.minimum(tl.maximum(cols - each * part, 0), part).to(tl.float32)
-        one = tl.sum(seen * ones, axis=1, keep_dims=True) / cols
-        two += tl.sum(seen * (ones - one) * (ones - one), axis=1, keep_dims=True)
+        one, two = merged(ones, twos, tl.minimum(tl.maximum(cols - each * part, 0), part).to(tl.float32), 1)
+    else:
+        one, two = tl.sum(ones, axis=1, keep_dims=True), tl.sum(twos, axis=1, keep_dims=True)
     scale = scale_of(one, two, eps, 0.0, cols, statistic)
     step = scale
     if quantised:

@@ -29,6 +29,26 @@ def gained(v: tl.tensor, weight: tl.tensor, at: tl.tensor, cols: tl.constexpr, w
 
 
 @inlined
+def stepped(one: tl.tensor, two: tl.tensor, v: tl.tensor, mask: tl.tensor, turn: int) -> tuple[tl.tensor, tl.tensor]:
+    """Each lane's running mean and squared deviation with its next element (Welford 1962), `turn` counted from 0.
+
+    An infinite mean stays: the difference from it would be NaN.
+    """
+    gap = tl.where(mask, tl.where(tl.abs(one) < float("inf"), v - one, v), 0.0)
+    one += gap * (1.0 / (turn + 1))
+    two += tl.where(mask, gap * (v - one), 0.0)
+    return one, two
+
+
+@inlined
+def merged(one: tl.tensor, two: tl.tensor, seen: tl.tensor, axis: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """(mean, sum of squared deviations) of lanes that have `seen` so many elements (Chan, Golub, LeVeque 1983)."""
+    count = tl.maximum(tl.sum(seen, axis=axis, keep_dims=True), 1.0)
+    mean = tl.sum(one * seen, axis=axis, keep_dims=True) / count
+    return mean, tl.sum(two + seen * (one - mean) * (one - mean), axis=axis, keep_dims=True)
+
+
+@inlined
 def swept(
     x: tl.tensor,
     residual: tl.tensor,
@@ -49,9 +69,8 @@ def swept(
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Of `length` columns from `begin`: (mean, sum of squared deviations) for a variance, else (sum, sum of squares).
 
-    For a variance each lane keeps Welford's running mean and squared deviation (Welford 1962), merged once at the end
-    (Chan, Golub, LeVeque 1983). The third is max |weight v|, which quantising needs. Of what no flag asks for, nothing
-    is computed. `added` stores the sum to h.
+    For a variance each lane keeps its own, merged once at the end. The third is max |weight v|, which quantising needs.
+    Of what no flag asks for, nothing is computed. `added` stores the sum to h.
     """
     col = tl.arange(0, block)[None, :]
     one = tl.zeros((height, block), tl.float32)
@@ -64,9 +83,7 @@ def swept(
         if added:
             tl.store(h + at, v, mask=mask)
         if statistic == "variance":
-            gap = tl.where(mask, v - one, 0.0)
-            one += gap * (1.0 / (start // block + 1))
-            two += tl.where(mask, gap * (v - one), 0.0)
+            one, two = stepped(one, two, v, mask, start // block)
         else:
             one += v
             two += v * v
@@ -75,12 +92,10 @@ def swept(
     if statistic == "variance":
         # How many elements of the row each lane has seen.
         seen = ((tl.minimum(tl.maximum(cols - begin, 0), length) - col + block - 1) // block).to(tl.float32)
-        mean = tl.sum(one * seen, axis=1, keep_dims=True) / tl.maximum(tl.sum(seen, axis=1, keep_dims=True), 1.0)
-        two += seen * (one - mean) * (one - mean)
-        one = mean
+        one, two = merged(one, two, seen, 1)
     else:
-        one = tl.sum(one, axis=1, keep_dims=True)
-    return one, tl.sum(two, axis=1, keep_dims=True), tl.max(peak, axis=1, keep_dims=True)
+        one, two = tl.sum(one, axis=1, keep_dims=True), tl.sum(two, axis=1, keep_dims=True)
+    return one, two, tl.max(peak, axis=1, keep_dims=True)
 
 
 @inlined
