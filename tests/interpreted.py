@@ -44,8 +44,8 @@ def cases(op: Op) -> Iterator[tuple[str, Workload, tuple[torch.Tensor, ...]]]:
     tests = [workload for workload in op.workloads if workload.test]
     both = dict.fromkeys(replace(workload, dtype=dtype) for workload in tests for dtype in _DTYPES)
     for workload in tests if op.edge_cases else both:
-        if math.prod(op.sizes(workload).values()) <= _LARGEST:
-            for seed in (1,) if op.edge_cases else (1, 2, 3, 4):
+        if math.prod(op.shape(op.inputs[0], workload)) <= _LARGEST:
+            for seed in (1,) if op.edge_cases else (1, 2):
                 yield f"{workload} of seed {seed}", workload, op.make_inputs(workload, seed)
     parameters = {name: tests[0][name] for name in op.parameters}
     for dtype in _DTYPES:

@@ -1,0 +1,153 @@
+"""Gradients of norms of NCHW images in Triton: sums over channels, and the same elements again for dx.
+
+With frozen statistics dx needs no sums: it is written while they are taken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perfsuite.kernel import Config, Kernel, Run, Space, Tensors
+from perfsuite.machine import Machine
+from perfsuite.op import Op, Workload
+from perfsuite.toolchain.triton import jit, resident
+from perfsuite.toolchain.triton_rows import Tile, row_space
+
+from .channel_formulas import frozen
+from .triton_channels import Sets, supports
+from .triton_planes import placed
+from .triton_slopes import Slopes, rstd_of
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+
+@jit
+def sum_planes(
+    dy: tl.tensor,
+    x: tl.tensor,
+    mean: tl.tensor,
+    spread: tl.tensor,
+    weight: tl.tensor,
+    dx: tl.tensor,
+    parts: tl.tensor,
+    rows: int,
+    eps: float,
+    images: tl.constexpr,
+    channels: tl.constexpr,
+    members: tl.constexpr,
+    pixels: tl.constexpr,
+    frozen: tl.constexpr,
+    block: tl.constexpr,
+    height: tl.constexpr,
+    part: tl.constexpr,
+    split: tl.constexpr,
+    stages: tl.constexpr,
+    first: tl.constexpr,
+) -> None:
+    """What `merge_slopes` takes of `part` elements of `height` channels per program; of frozen ones dx, too.
+
+    `members` channels have one mean; a channel is that of all `images`, or of one.
+    """
+    mine = tl.program_id(1)
+    row = tl.program_id(0) * height + tl.arange(0, height)[:, None]
+    real = row < rows
+    one = tl.load(mean + row // members, mask=real, other=0.0)
+    scale = rstd_of(tl.load(spread + row // members, mask=real, other=1.0), eps, frozen)
+    scale *= tl.load(weight + row % channels)
+    product, plain = tl.zeros((height, block), tl.float32), tl.zeros((height, block), tl.float32)
+    for start in tl.range(0, part, block, num_stages=stages):
+        at = mine * part + start + tl.arange(0, block)[None, :]
+        mask = real & (at < images * pixels)
+        place = placed(row, at, images, channels, 1, pixels)
+        slope = tl.load(dy + place, mask=mask, other=0.0, eviction_policy=first).to(tl.float32)
+        v = tl.load(x + place, mask=mask, other=0.0, eviction_policy=first).to(tl.float32)
+        product += slope * (v - one)
+        plain += slope
+        if frozen:
+            tl.store(dx + place, slope * scale, mask=mask)
+    parts += row * split + mine
+    tl.store(parts, tl.sum(product, axis=1, keep_dims=True), mask=real)
+    tl.store(parts + rows * split, tl.sum(plain, axis=1, keep_dims=True), mask=real)
+
+
+@jit
+def slope_planes(
+    dy: tl.tensor,
+    x: tl.tensor,
+    mean: tl.tensor,
+    rstd: tl.tensor,
+    weight: tl.tensor,
+    chains: tl.tensor,
+    dx: tl.tensor,
+    rows: int,
+    images: tl.constexpr,
+    channels: tl.constexpr,
+    members: tl.constexpr,
+    pixels: tl.constexpr,
+    block: tl.constexpr,
+    height: tl.constexpr,
+    part: tl.constexpr,
+    stages: tl.constexpr,
+    last: tl.constexpr,
+) -> None:
+    """dx of the same elements, given bend and level of every set."""
+    row = tl.program_id(0) * height + tl.arange(0, height)[:, None]
+    real = row < rows
+    one = tl.load(mean + row // members, mask=real, other=0.0)
+    bend = tl.load(chains + row // members, mask=real, other=0.0)
+    level = tl.load(chains + rows // members + row // members, mask=real, other=0.0)
+    scale = tl.load(rstd + row // members, mask=real, other=0.0) * tl.load(weight + row % channels)
+    for start in tl.range(0, part, block, num_stages=stages):
+        at = tl.program_id(1) * part + start + tl.arange(0, block)[None, :]
+        mask = real & (at < images * pixels)
+        place = placed(row, at, images, channels, 1, pixels)
+        slope = tl.load(dy + place, mask=mask, other=0.0, eviction_policy=last).to(tl.float32)
+        v = tl.load(x + place, mask=mask, other=0.0, eviction_policy=last).to(tl.float32)
+        tl.store(dx + place, slope * scale + ((v - one) * bend + level), mask=mask)
+
+
+def build(op: Op, workload: Workload, config: Config) -> Run:
+    sets, still = Sets.of(workload), frozen(workload)
+    tile, rows = Tile.of(config, sets.images * sets.pixels), sets.count * sets.members
+    slopes = Slopes.of(op, workload, tile.split, interleaved=False)
+    both = {
+        "images": sets.images,
+        "channels": sets.groups * sets.members,
+        "members": sets.members,
+        "pixels": sets.pixels,
+        "block": tile.block,
+        "height": tile.height,
+        "part": tile.part,
+        "stages": tile.stages,
+        **tile.options,
+    }
+    summing = {**both, "split": tile.split, "frozen": still, "first": tile.taking["first"]}
+    sloping = {**both, "last": tile.joining["last"]}
+
+    def run(inputs: Tensors, outputs: Tensors) -> Tensors:
+        (dy, x, mean, spread, weight), (dx, *of_parameters) = inputs, outputs
+        parts = slopes.parts(x)
+        sum_planes[tile.grid(rows)](dy, x, mean, spread, weight, dx, parts, rows, slopes.eps, **summing)
+        chains = slopes.launch(parts, spread, weight, of_parameters)
+        if not still:
+            slope_planes[tile.grid(rows)](dy, x, mean, spread, weight, chains, dx, rows, **sloping)
+        return outputs
+
+    return resident(op, workload, run)
+
+
+def space(workload: Workload, machine: Machine) -> Space:
+    """As of rows: a channel is one."""
+    sets = Sets.of(workload)
+    sizes = (("rows", sets.count * sets.members), ("cols", sets.images * sets.pixels))
+    return row_space(Workload(workload.op, sizes, workload.dtype), machine, tensors=2)
+
+
+KERNEL = Kernel(
+    ops=("batch_norm_backward", "batch_norm_inference_backward", "group_norm_backward", "instance_norm_backward"),
+    build=build,
+    space=space,
+    supports=supports,
+    device="cuda",
+)
