@@ -24,8 +24,8 @@ from .triton_rows_backward import gradient_sums
 if TYPE_CHECKING:
     import triton.language as tl
 
-# Numbers that a merging program holds at a time, and columns and images that are added up at once.
-_AT_ONCE, _COLUMNS, _IMAGES = 1024, 64, 4
+# Numbers that a merging program holds at a time, and its sets of one channel; columns and images added up at once.
+_AT_ONCE, _SETS, _COLUMNS, _IMAGES = 1024, 32, 64, 4
 
 
 @inlined
@@ -56,25 +56,33 @@ def merge_slopes(
     block: tl.constexpr,
     height: tl.constexpr,
 ) -> None:
-    """bend and level of a set per program to chains[2, sets], its channels' sums of dy n and dy to [sets, members].
+    """bend and level of sets to chains[2, sets], their channels' sums of dy n and dy to [sets, members].
 
-    A channel's `split` parts lie `apart`, channels of an image `far` from each other; of each there is the sum of
-    dy (x - mean), and behind all of these that of dy. `block` parts of `height` channels are added at a time.
+    A program has `height` sets of one channel each, or one set of several, `height` of them at a time. A channel's
+    `split` parts lie `apart`, channels of an image `far` from each other. Of each part there is the sum of
+    dy (x - mean), and behind all of these that of dy. `block` parts are added at a time.
     """
-    row = tl.program_id(0)
     each: tl.constexpr = sets * members * split
-    scale = rstd_of(tl.load(spread + row), eps, frozen)
+    lane = tl.arange(0, height)[:, None]
+    row = tl.program_id(0)
+    if members == 1:
+        row = row * height + lane
+    real = row < sets
+    scale = rstd_of(tl.load(spread + row, mask=real, other=1.0), eps, frozen)
     first = parts + row // groups * (groups * members * split) + row % groups * members * far
     total = tl.zeros((height, 1), tl.float32)
     along = tl.zeros((height, 1), tl.float32)
     for start in tl.range(0, members, height):
-        k = start + tl.arange(0, height)[:, None]
-        gain = tl.load(weight + row % groups * members + k, mask=k < members, other=0.0)
+        k = start + lane
+        if members == 1:
+            k = lane * 0
+        channel = row % groups * members + k
+        gain = tl.load(weight + channel, mask=k < members, other=0.0)
         product = tl.zeros((height, block), tl.float32)
         plain = tl.zeros((height, block), tl.float32)
         for begin in tl.range(0, split, block):
             s = begin + tl.arange(0, block)[None, :]
-            mask = (k < members) & (s < split)
+            mask = real & (k < members) & (s < split)
             at = first + k * far + s * apart
             product += tl.load(at, mask=mask, other=0.0)
             plain += tl.load(at + each, mask=mask, other=0.0)
@@ -82,12 +90,14 @@ def merge_slopes(
         dy = tl.sum(plain, axis=1, keep_dims=True)
         along += gain * dy_x
         total += gain * dy
-        tl.store(normal_sums + row * members + k, dy_x * scale, mask=k < members)
-        tl.store(plain_sums + row * members + k, dy, mask=k < members)
+        tl.store(normal_sums + row * members + k, dy_x * scale, mask=real & (k < members))
+        tl.store(plain_sums + row * members + k, dy, mask=real & (k < members))
     if not frozen:
+        if members > 1:
+            along, total = tl.sum(along), tl.sum(total)
         share = scale / size
-        tl.store(chains + row, -share * scale * scale * tl.sum(along))
-        tl.store(chains + sets + row, -share * tl.sum(total))
+        tl.store(chains + row, -share * scale * scale * along, mask=real)
+        tl.store(chains + sets + row, -share * total, mask=real)
 
 
 @dataclass(frozen=True)
@@ -119,8 +129,9 @@ class Slopes:
         whole = images == 1  # the sums are the answers
         apart, far = (channels, 1) if self.interleaved else (1, split)
         block = min(_AT_ONCE, 1 << (split - 1).bit_length())
-        height = min(_AT_ONCE // block, 1 << (sets.members - 1).bit_length())
-        merge_slopes[(sets.count,)](
+        alone = sets.members == 1
+        height = min(_AT_ONCE // block, _SETS if alone else 1 << (sets.members - 1).bit_length())
+        merge_slopes[(-(-sets.count // height) if alone else sets.count,)](
             parts, spread, weight, chains, *(answers if whole else sums), self.eps,
             sets=sets.count, groups=sets.groups, members=sets.members, size=sets.size, split=split, apart=apart,
             far=far, frozen=self.frozen, block=block, height=height, num_warps=4 if block * height > 256 else 1,
