@@ -100,8 +100,8 @@ class DataFlow:
         stacks = sorted({_STACK[isa] for isa in isas}) if row_bytes <= _SHORT else []
 
         def allows(config: Config) -> bool:
-            rows = config["rows"]
-            return (rows <= 4 or rows == _STACK[config["isa"]]) and min(rows, 4) * config["vectors"] <= self.vectors
+            rows = int(config["rows"])
+            return rows in (1, 2, 4, _STACK[config["isa"]]) and min(rows, 4) * int(config["vectors"]) <= self.vectors
 
         return Space(
             (
