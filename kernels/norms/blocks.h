@@ -4,8 +4,9 @@
 // A kernel brings `Rows`, its operands, with prefetch<LEVEL>(row, j); and a Flow of five types. Moments<COUNT> are sums over
 // some columns of COUNT rows, in the parts that gather(rows, row, v, j, n) adds to; Sums of up to four rows are
 // taken from them; Totals of a block are added up from these. Maps<COUNT> is what makes the outputs of a block, with
-// find(rows, totals, row), and `hard`, whether any rows are. Lines<COUNT, SHIFTED> are that of some of its rows, with write<STREAM>(rows, row, j, n) and
-// end(rows, row, begin, end).
+// find(rows, totals, row), and `hard`, whether any rows are. Lines<COUNT, SHIFTED> are that of some of its rows, with
+// write<STREAM>(rows, row, j, n) and end(rows, row, begin, end). ANYWHERE: single rows are streamed that begin anywhere,
+// what is written running ahead of what is gathered by the rows' before_line(row); so all lines but the first and last are.
 #pragma once
 
 #include "statistics.h"
@@ -50,7 +51,13 @@ template <bool STREAM, typename Lines, typename Rows>
 [[gnu::noinline]] void write_lines(const Rows& rows, const Lines& lines, int64_t row, int64_t begin, int64_t end) {
     const Rows mine = rows;
     const Lines now = lines;
-    sweep(begin, end, [&](auto, int64_t j, auto n) INLINED { now.template write<STREAM>(mine, row, j, n); });
+    int64_t from = begin;
+    if constexpr (STREAM && Lines::ANYWHERE) {
+        const int64_t head = mine.before_line(row * mine.plan.cols + begin);
+        from = begin + head < end ? begin + head : end;
+        if (from > begin) now.template write<false>(mine, row, begin, First{static_cast<int>(from - begin)});
+    }
+    sweep(from, end, [&](auto, int64_t j, auto n) INLINED { now.template write<STREAM>(mine, row, j, n); });
     lines.end(rows, row, begin, end);
 }
 
@@ -63,14 +70,26 @@ template <bool STREAM, int PREFETCH, typename Flow, int COUNT, typename Rows>
     const Rows mine = rows;
     const int64_t cols = mine.plan.cols;
     Lines lines(first_maps<Flow, COUNT>(rows, row), 0);
+    constexpr bool ANYWHERE = STREAM && Lines::ANYWHERE;
     for (; row + 2 * COUNT <= end; row += COUNT) {
         const int64_t next = row + COUNT;
+        int64_t head = 0;
+        if constexpr (ANYWHERE) {
+            head = mine.before_line(row * cols);
+            if (head > cols) head = cols;
+            if (head > 0) lines.template write<false>(mine, row, 0, First{static_cast<int>(head)});
+            // What is streamed after an ordinary store waits until that has its line.
+            mine.fetch_written(row * cols + cols - 1);
+        }
         typename Flow::template Totals<Quad> totals;
         for (int64_t begin = 0; begin < cols; begin += SPAN) {
             typename Flow::template Moments<COUNT> moments;
             sweep(begin, span_end(begin, cols), [&](auto v, int64_t j, auto n) INLINED {
                 times<COUNT>([&](auto r) INLINED { mine.template prefetch<PREFETCH>(next + COUNT + r, j); });
-                lines.template write<STREAM>(mine, row, j, n);
+                const int64_t to = head + j;
+                if constexpr (!ANYWHERE) lines.template write<STREAM>(mine, row, j, n);
+                else if (to + WIDTH <= cols) lines.template write<STREAM>(mine, row, to, All{});
+                else if (to < cols) lines.template write<false>(mine, row, to, First{static_cast<int>(cols - to)});
                 moments.gather(mine, next, v, j, n);
             });
             typename Flow::Sums sums;

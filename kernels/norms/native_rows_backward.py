@@ -24,6 +24,7 @@ FLOW = DataFlow(
     {f"{name}_backward": flow for name, flow in NORMS.items()},
     vectors=4,
     tile=_tile,
+    anywhere=("f32", "f16"),
 )
 
 KERNEL = FLOW.kernel()

@@ -65,6 +65,12 @@ struct Rows {
         fetch<LEVEL>(at[0] + row * plan.cols + j);
         if constexpr (RESIDUAL) fetch<LEVEL>(at[RESIDUAL_AT] + row * plan.cols + j);
     }
+    // The elements from this place on before one that starts a line of y, and of h.
+    [[gnu::always_inline]] int64_t before_line(int64_t place) const { return ::before_line(at[Y_AT] + place); }
+    [[gnu::always_inline]] void fetch_written(int64_t place) const {
+        fetch<1>(at[Y_AT] + place);
+        if constexpr (RESIDUAL) fetch<1>(at[H_AT] + place);
+    }
 };
 
 // Sums over some columns of COUNT rows, each in as many parts as a sweep has VECTORS.
@@ -188,6 +194,7 @@ struct RowMaps {
 // COUNT rows' maps; SHIFTED where a row may be.
 template <int COUNT, bool SHIFTED>
 struct RowLines {
+    static constexpr bool ANYWHERE = COUNT == 1 && !QUANTISED;
     Floats shift[COUNT], scale[COUNT], offset[COUNT];
 
     template <typename All>
@@ -281,9 +288,11 @@ template <bool STREAM>
 template <bool STREAM, int PREFETCH, typename... Pointers>
 void all(const Plan* plan, Pointers... operands) {
     T* const at[OPERANDS] = {operands...};
-    if constexpr (STREAM)
-        if (!starts_lines(at[Y_AT], plan->cols) || (RESIDUAL && !starts_lines(at[OPERANDS - 1], plan->cols)))
+    if constexpr (STREAM) {
+        const bool whole = starts_lines(at[Y_AT], plan->cols) || RowLines<ROWS, true>::ANYWHERE;
+        if (!whole || (RESIDUAL && before_line(at[H_AT]) != before_line(at[Y_AT])))
             return all<false, PREFETCH>(plan, operands...);
+    }
     const int64_t rows = plan->rows, count = (plan->cols + SPAN - 1) / SPAN;
     const int most = threads_for(rows * plan->cols, rows * count);
     if (most == 1) return range<STREAM, PREFETCH>(*plan, at, 0, rows);

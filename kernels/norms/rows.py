@@ -59,12 +59,14 @@ class DataFlow:
 
     `flows` are the definitions that make it each of them; `vectors` is how many, in all rows that go together, the
     registers have accumulators for; `tile` gives the rows that go together without tuning, and the vectors of each.
+    `anywhere` are the dtypes whose rows are streamed, one at a time, where they begin anywhere in a line.
     """
 
     source: str
     flows: Mapping[str, Mapping[str, int | str]]
     vectors: int
     tile: Callable[[Workload], tuple[int, int]]
+    anywhere: tuple[str, ...] = tuple(_STORAGE)
 
     def kernel(self) -> Kernel:
         return Kernel(
@@ -83,32 +85,36 @@ class DataFlow:
         """
         isas = [isa for isa in _ISAS if isa in machine.isa and (isa != "avx512_bf16" or workload.dtype == "bf16")]
         row_bytes = workload["cols"] * ITEMSIZE[workload.dtype]
-        lines = row_bytes % _LINE == 0 and "QUANTISED" not in self.flows[workload.op]
-        streams = (False, True) if lines else (False,)
+        aligned = row_bytes % _LINE == 0
+        streamed = "QUANTISED" not in self.flows[workload.op] and (aligned or workload.dtype in self.anywhere)
         rows, vectors = self.tile(workload)
         # Streaming stores gained nothing at 8 MiB (four times L2), and 1.6 times at 128 MiB.
+        large = _groups(workload) * workload["rows"] * row_bytes > 8 * machine.cache("L2") > 0
         stacked = row_bytes <= _SHORT and workload["rows"] >= _MANY
         if stacked:
             rows, vectors = _STACK[isas[-1]], 1
+        elif streamed and large and not aligned:
+            rows = 1
         default = Config.of(
             isa=isas[-1],
             rows=rows,
             vectors=vectors,
-            stream=streams[-1] and _groups(workload) * workload["rows"] * row_bytes > 8 * machine.cache("L2") > 0,
+            stream=streamed and large and (aligned or rows == 1),
             prefetch="none" if stacked else "L1" if row_bytes <= 8192 else "L2",
         )
         stacks = sorted({_STACK[isa] for isa in isas}) if row_bytes <= _SHORT else []
 
         def allows(config: Config) -> bool:
             rows = int(config["rows"])
-            return rows in (1, 2, 4, _STACK[config["isa"]]) and min(rows, 4) * int(config["vectors"]) <= self.vectors
+            fits = rows in (1, 2, 4, _STACK[config["isa"]]) and min(rows, 4) * int(config["vectors"]) <= self.vectors
+            return fits and (aligned or rows == 1 or not config["stream"])
 
         return Space(
             (
                 Dimension("isa", tuple(isas), Scale.CATEGORICAL),
                 Dimension("rows", (1, 2, 4, *stacks), Scale.POWERS),
                 Dimension("vectors", (1, 2, 4), Scale.POWERS),
-                Dimension("stream", streams),
+                Dimension("stream", (False, True) if streamed else (False,)),
                 Dimension("prefetch", _PREFETCH, Scale.CATEGORICAL),
             ),
             allows=allows,

@@ -25,7 +25,7 @@ struct Parts {
         rows = rows < 32 ? 32 : (rows + 3) / 4 * 4;
         of_group = plan.rows ? (plan.group() + rows - 1) / rows : 1;
         count = of_group * plan.groups;
-        pitch = (plan.cols + 31) / 32 * 32;
+        pitch = (plan.cols + 31) / 32 * 32 + 32;  // a vector may begin at the last column
     }
     int64_t floats() const { return pitch * KINDS; }
 };
@@ -62,6 +62,9 @@ struct Rows {
         fetch<LEVEL>(at[X_AT] + row * plan.cols + j);
         fetch<LEVEL>(at[DY_AT] + row * plan.cols + j);
     }
+    // The elements from this place on before one that starts a line of dx.
+    [[gnu::always_inline]] int64_t before_line(int64_t place) const { return ::before_line(at[DX_AT] + place); }
+    [[gnu::always_inline]] void fetch_written(int64_t place) const { fetch<1>(at[DX_AT] + place); }
 };
 
 // Sums over some columns of COUNT rows of x, x^2, g and g x; or all of x - mean, and of its signs.
@@ -214,6 +217,8 @@ struct GradientMaps {
 // COUNT rows' maps; SHIFTED where a row may be.
 template <int COUNT, bool SHIFTED>
 struct GradientLines {
+    // The sums of a bf16 vector lie in the order of its halves, so that they cannot be added to from anywhere.
+    static constexpr bool ANYWHERE = COUNT == 1 && !std::is_same_v<T, bf16>;
     Floats shift[COUNT], scale[COUNT], offset[COUNT], bend[COUNT], level[COUNT];
 
     template <typename All>
@@ -298,7 +303,8 @@ template <bool STREAM, int PREFETCH, typename... Pointers>
 void all(const Plan* plan, Pointers... operands) {
     T* const at[OPERANDS] = {operands...};
     if constexpr (STREAM)
-        if (!starts_lines(at[DX_AT], plan->cols)) return all<false, PREFETCH>(plan, operands...);
+        if (!starts_lines(at[DX_AT], plan->cols) && !GradientLines<ROWS, true>::ANYWHERE)
+            return all<false, PREFETCH>(plan, operands...);
     const Parts parts(*plan);
     static thread_local Workspace workspace;
     float* const sums = workspace.of(parts.count * parts.floats());

@@ -56,9 +56,12 @@ template <bool STREAM, typename N>
     else store(to, v, n);
 }
 
-// Streaming stores need whole lines: every row must start at one.
+// Streaming stores need whole lines: every row starts at one, or its first elements are stored in another way.
 inline bool starts_lines(const T* matrix, int64_t cols) {
     return (cols * sizeof(T) | reinterpret_cast<uintptr_t>(matrix)) % 64 == 0;
+}
+inline int64_t before_line(const T* to) {
+    return static_cast<int64_t>(-reinterpret_cast<uintptr_t>(to) % (WIDTH * sizeof(T)) / sizeof(T));
 }
 
 // How many threads share so many elements in so many parts: each gets 32768 at least, since waking another costs some
