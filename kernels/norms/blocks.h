@@ -1,12 +1,13 @@
 // How kernels go over rows: a block of rows is written while what the next one needs is gathered from it, so that
 // arithmetic and memory work at the same time, and each row is read from memory once.
 //
-// A kernel brings `Rows`, its operands, with prefetch<LEVEL>(row, j); and a Flow of five types. Moments<COUNT> are sums over
-// some columns of COUNT rows, in the parts that gather(rows, row, v, j, n) adds to; Sums of up to four rows are
-// taken from them; Totals of a block are added up from these. Maps<COUNT> is what makes the outputs of a block, with
-// find(rows, totals, row), and `hard`, whether any rows are. Lines<COUNT, SHIFTED> are that of some of its rows, with
-// write<STREAM>(rows, row, j, n) and end(rows, row, begin, end). ANYWHERE: single rows are streamed that begin anywhere,
-// what is written running ahead of what is gathered by the rows' before_line(row); so all lines but the first and last are.
+// A kernel brings `Rows`, its operands, with prefetch<LEVEL>(row, j); and a Flow of five types. Moments<COUNT> are sums
+// over some columns of COUNT rows, in the parts that gather(rows, row, v, j, n) adds to; Sums of up to four rows are taken
+// from them; Totals of a block are added up from these. Maps<COUNT> is what makes the outputs of a block, with
+// find(rows, totals, row), and `hard`, not zero where any rows are. Lines<COUNT, SHIFTED> are that of some of its rows,
+// with write<STREAM>(rows, row, j, n) and end(rows, row, begin, end). BESIDE is how many short rows are written together.
+// ANYWHERE: single rows are streamed that begin anywhere in a line, what is written running ahead of what is gathered by
+// their before_line(); so all lines but the first and the last are.
 #pragma once
 
 #include "statistics.h"
@@ -36,7 +37,7 @@ template <typename Flow, int COUNT, typename Rows>
 [[gnu::noinline]] typename Flow::template Maps<COUNT> first_maps(const Rows& rows, int64_t row) {
     constexpr int FEW = COUNT > 4 ? 4 : COUNT;
     typename Flow::template Totals<Numbers<COUNT>> totals;
-    for (int64_t r = 0, cols = rows.plan.cols; r < COUNT; r += FEW) {
+    for (int64_t r = 0, cols = COUNT > 4 ? COLS : rows.plan.cols; r < COUNT; r += FEW) {
         typename Flow::template Totals<Quad> few;
         for (int64_t j = 0; j < cols; j += SPAN)
             few.template add<FEW>(sums_of<Flow, FEW>(rows, row + r, j, span_end(j, cols)));
@@ -107,8 +108,9 @@ template <bool STREAM, int PREFETCH, typename Flow, int COUNT, typename Rows>
 }
 
 // The same of stacks of short rows: what follows the sums of a row, and would take as long as a short row, is done for
-// all rows of a stack at once. Rows are gathered one by one and written in pairs, so that the processor sees work of both
-// kinds at any time. Their length is known when this is compiled: counting would take as long as adding.
+// all rows of a stack at once. A few rows are gathered, then as many are written, so that the processor sees work of both
+// kinds at any time. Their length is known when this is compiled: counting would take as long as adding. Rows of a
+// stack that has none that is hard are not shifted.
 template <bool STREAM, int PREFETCH, typename Flow, typename Rows>
 [[gnu::always_inline]] inline int64_t stacks(const Rows& rows, int64_t row, int64_t end) {
     if (row + STACK > end || rows.plan.cols != COLS) return row;
@@ -119,6 +121,12 @@ template <bool STREAM, int PREFETCH, typename Flow, typename Rows>
     Rows mine = rows;
     mine.plan.cols = COLS;
     auto maps = first_maps<Flow, STACK>(rows, row);
+    const auto write = [&](int64_t stack, int64_t at) INLINED {
+        if (maps.hard) [[unlikely]] return write_lines<STREAM>(mine, Shifted(maps, at - stack), at, 0, COLS);
+        const Lines lines(maps, at - stack);
+        sweep(COLS, [&](auto, int64_t j, auto n) INLINED { lines.template write<STREAM>(mine, at, j, n); });
+        lines.end(mine, at, 0, COLS);
+    };
     for (; row + 2 * STACK <= end; row += STACK) {
         typename Flow::template Totals<Floats> totals;
         for (int64_t now = row; now < row + STACK; now += 4) {
@@ -132,11 +140,7 @@ template <bool STREAM, int PREFETCH, typename Flow, typename Rows>
                 });
                 sums.take(r, moments, ZERO);
                 if constexpr ((r + 1) % BESIDE != 0) return;
-                const int64_t at = now + r + 1 - BESIDE;
-                if (maps.hard) [[unlikely]] return write_lines<STREAM>(mine, Shifted(maps, at - row), at, 0, COLS);
-                const Lines lines(maps, at - row);
-                sweep(COLS, [&](auto, int64_t j, auto n) INLINED { lines.template write<STREAM>(mine, at, j, n); });
-                lines.end(mine, at, 0, COLS);
+                write(row, r + 1 - BESIDE + now);
             });
             typename Flow::template Totals<Quad> four;
             four.template add<4>(sums);
@@ -144,7 +148,7 @@ template <bool STREAM, int PREFETCH, typename Flow, typename Rows>
         }
         maps.find(mine, totals, row + STACK);
     }
-    for (int64_t r = 0; r < STACK; r += BESIDE) write_lines<STREAM>(rows, Shifted(maps, r), row + r, 0, COLS);
+    for (int64_t at = row; at < row + STACK; at += BESIDE) write(row, at);
     return row + STACK;
 }
 

@@ -4,7 +4,8 @@
 // What is computed is fixed when this file is compiled: T is the type in memory, STATISTIC what a row is divided by,
 // RESIDUAL adds a matrix first and stores the sum, WEIGHT multiplies by a vector, BIAS adds one, SCALED divides all that
 // by the root of the layer's number, QUANTISED stores BYTEs (int8_t or fp8) and a scale for each row. So are the ROWS, and
-// the VECTORS of each, that go together. Whether to stream and where to prefetch is chosen by `choose`.
+// the VECTORS of each, that go together, and COLS, the length of rows that go in stacks. Whether to stream and where to
+// prefetch is chosen by `choose`.
 
 #include <cstdlib>
 
