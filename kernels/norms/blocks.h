@@ -118,14 +118,14 @@ template <bool STREAM, int PREFETCH, typename Flow, typename Rows>
     constexpr int BESIDE = COLS * sizeof(T) <= 512 ? Flow::BESIDE : 2;
     using Lines = typename Flow::template Lines<BESIDE, false>;
     using Shifted = typename Flow::template Lines<BESIDE, true>;
-    Rows mine = rows;
+    Rows mine = rows;  // As above: who is called below gets `rows`, or every store would make this be loaded again.
     mine.plan.cols = COLS;
     auto maps = first_maps<Flow, STACK>(rows, row);
     const auto write = [&](int64_t stack, int64_t at) INLINED {
-        if (maps.hard) [[unlikely]] return write_lines<STREAM>(mine, Shifted(maps, at - stack), at, 0, COLS);
+        if (maps.hard) [[unlikely]] return write_lines<STREAM>(rows, Shifted(maps, at - stack), at, 0, COLS);
         const Lines lines(maps, at - stack);
         sweep(COLS, [&](auto, int64_t j, auto n) INLINED { lines.template write<STREAM>(mine, at, j, n); });
-        lines.end(mine, at, 0, COLS);
+        lines.end(rows, at, 0, COLS);
     };
     for (; row + 2 * STACK <= end; row += STACK) {
         typename Flow::template Totals<Floats> totals;
@@ -146,7 +146,7 @@ template <bool STREAM, int PREFETCH, typename Flow, typename Rows>
             four.template add<4>(sums);
             totals.append(four);
         }
-        maps.find(mine, totals, row + STACK);
+        maps.find(rows, totals, row + STACK);
     }
     for (int64_t at = row; at < row + STACK; at += BESIDE) write(row, at);
     return row + STACK;
