@@ -221,6 +221,18 @@ def test_without_gpu_or_triton_or_dtype_the_reason_is_told(module: ModuleType, m
     assert reason == "needs triton, which is not installed: pip install 'perfsuite[gpu]'"
 
 
+def test_norms_of_images_say_why_they_refuse() -> None:
+    def says(text: str) -> str | None:
+        workload = KNOWN.workload(text)
+        (kernel,) = (kernel for op, kernel in PAIRS if op.name == workload.op)
+        return kernel.supports(workload, on("sm_90"))
+
+    assert says("batch_norm[n=8,c=64,h=56,w=56,f32]") is None
+    assert "fewer images" in str(says("batch_norm_backward_nhwc[n=4096,c=2048,h=16,w=16,bf16]"))
+    assert "choose a divisor" in str(says("group_norm_nhwc[n=1,c=10,h=4,w=4,groups=3,f32]"))
+    assert "give it 2 or more" in str(says("batch_norm[n=1,c=10,h=1,w=1,f32]"))
+
+
 def test_importing_the_kernels_does_not_import_triton() -> None:
     code = f"import sys, {softmax.__name__}, {norms.__name__}; print('triton' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
