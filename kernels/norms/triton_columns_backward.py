@@ -114,9 +114,10 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
 
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:
         (dy, x, mean, spread, weight), (dx, *of_parameters) = inputs, outputs
-        parts = slopes.parts(x)
+        parts, sums = slopes.parts(x), slopes.sums(of_parameters)
         sum_columns[cut.grid](dy, x, mean, spread, weight, dx, parts, slopes.eps, **summing)
-        chains = slopes.launch(parts, spread, weight, of_parameters)
+        chains = slopes.chains(parts, spread, weight, sums)
+        slopes.add(sums, of_parameters)
         if not still:
             slope_columns[cut.grid](dy, x, mean, spread, weight, chains, dx, sets.count, **sloping)
         return outputs

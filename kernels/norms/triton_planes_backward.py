@@ -1,6 +1,7 @@
 """Gradients of norms of NCHW images in Triton: sums over channels, and the same elements again for dx.
 
-With frozen statistics dx needs no sums: it is written while they are taken.
+A channel that has a mean of its own is read once where one block holds it. With frozen statistics dx needs no sums: it
+is written while they are taken.
 """
 
 from __future__ import annotations
@@ -72,6 +73,42 @@ def sum_planes(
 
 
 @jit
+def slope_sets(
+    dy: tl.tensor,
+    x: tl.tensor,
+    mean: tl.tensor,
+    rstd: tl.tensor,
+    weight: tl.tensor,
+    dx: tl.tensor,
+    normal_sums: tl.tensor,
+    plain_sums: tl.tensor,
+    rows: int,
+    images: tl.constexpr,
+    channels: tl.constexpr,
+    pixels: tl.constexpr,
+    block: tl.constexpr,
+    height: tl.constexpr,
+) -> None:
+    """All of `height` sets of one channel per program, which holds them."""
+    size: tl.constexpr = images * pixels
+    row = tl.program_id(0) * height + tl.arange(0, height)[:, None]
+    at = tl.arange(0, block)[None, :]
+    real = row < rows
+    mask = real & (at < size)
+    place = placed(row, at, images, channels, 1, pixels)
+    scale = tl.load(rstd + row, mask=real, other=0.0)
+    slope = tl.load(dy + place, mask=mask, other=0.0).to(tl.float32)
+    v = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    normal = (v - tl.load(mean + row, mask=real, other=0.0)) * scale
+    along = tl.sum(slope * normal, axis=1, keep_dims=True)
+    plain = tl.sum(slope, axis=1, keep_dims=True)
+    gradient = slope - plain / size - normal * (along / size)
+    tl.store(dx + place, scale * tl.load(weight + row % channels) * gradient, mask=mask)
+    tl.store(normal_sums + row, along, mask=real)
+    tl.store(plain_sums + row, plain, mask=real)
+
+
+@jit
 def slope_planes(
     dy: tl.tensor,
     x: tl.tensor,
@@ -111,25 +148,25 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
     sets, still = Sets.of(workload), frozen(workload)
     tile, rows = Tile.of(config, sets.images * sets.pixels), sets.count * sets.members
     slopes = Slopes.of(op, workload, tile.split, interleaved=False)
-    both = {
-        "images": sets.images,
-        "channels": sets.groups * sets.members,
-        "members": sets.members,
-        "pixels": sets.pixels,
-        "block": tile.block,
-        "height": tile.height,
-        "part": tile.part,
-        "stages": tile.stages,
-        **tile.options,
-    }
+    on_chip = not tile.loop and sets.members == 1 and not still
+    channels = sets.groups * sets.members
+    whole = {"images": sets.images, "channels": channels, "pixels": sets.pixels, **tile.options}
+    whole |= {"block": tile.block, "height": tile.height}
+    both = {**whole, "members": sets.members, "part": tile.part, "stages": tile.stages}
     summing = {**both, "split": tile.split, "frozen": still, "first": tile.taking["first"]}
     sloping = {**both, "last": tile.joining["last"]}
 
     def run(inputs: Tensors, outputs: Tensors) -> Tensors:
         (dy, x, mean, spread, weight), (dx, *of_parameters) = inputs, outputs
+        sums = slopes.sums(of_parameters)
+        if on_chip:
+            slope_sets[tile.grid(rows)](dy, x, mean, spread, weight, dx, *sums, rows, **whole)
+            slopes.add(sums, of_parameters)
+            return outputs
         parts = slopes.parts(x)
         sum_planes[tile.grid(rows)](dy, x, mean, spread, weight, dx, parts, rows, slopes.eps, **summing)
-        chains = slopes.launch(parts, spread, weight, of_parameters)
+        chains = slopes.chains(parts, spread, weight, sums)
+        slopes.add(sums, of_parameters)
         if not still:
             slope_planes[tile.grid(rows)](dy, x, mean, spread, weight, chains, dx, rows, **sloping)
         return outputs

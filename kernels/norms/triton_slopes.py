@@ -118,26 +118,37 @@ class Slopes:
         """Memory for the sums."""
         return torch.empty(2, self.sets.count * self.sets.members * self.split, dtype=torch.float32, device=like.device)
 
-    def launch(self, parts: torch.Tensor, spread: torch.Tensor, weight: torch.Tensor, answers: Tensors) -> torch.Tensor:
-        """bend and level of all sets; the gradients of the parameters are stored to `answers`."""
+    @property
+    def images(self) -> int:
+        """How many have sets, and sums, of their own."""
+        return self.sets.count // self.sets.groups
+
+    def sums(self, answers: Tensors) -> Tensors:
+        """Memory for every image's sums of dy n and of dy: the answers', where images go together."""
+        if self.images == 1:
+            return answers
+        length = self.sets.count * self.sets.members
+        return torch.empty(2, length, dtype=torch.float32, device=answers[0].device).unbind()
+
+    def chains(self, parts: torch.Tensor, spread: torch.Tensor, weight: torch.Tensor, sums: Tensors) -> torch.Tensor:
+        """bend and level of all sets, given the sums of all parts; those of the images are stored."""
         sets, split = self.sets, self.split
-        images, channels = sets.count // sets.groups, sets.groups * sets.members
-        chains, sums = (
-            torch.empty(2, length, dtype=torch.float32, device=parts.device)
-            for length in (sets.count, images * channels)
-        )
-        whole = images == 1  # the sums are the answers
-        apart, far = (channels, 1) if self.interleaved else (1, split)
+        chains = torch.empty(2, sets.count, dtype=torch.float32, device=parts.device)
+        apart, far = (sets.groups * sets.members, 1) if self.interleaved else (1, split)
         block = min(_AT_ONCE, 1 << (split - 1).bit_length())
         alone = sets.members == 1
         height = min(_AT_ONCE // block, _SETS if alone else 1 << (sets.members - 1).bit_length())
         merge_slopes[(-(-sets.count // height) if alone else sets.count,)](
-            parts, spread, weight, chains, *(answers if whole else sums), self.eps,
+            parts, spread, weight, chains, *sums, self.eps,
             sets=sets.count, groups=sets.groups, members=sets.members, size=sets.size, split=split, apart=apart,
             far=far, frozen=self.frozen, block=block, height=height, num_warps=4 if block * height > 256 else 1,
         )  # fmt: skip
-        if not whole:
-            gradient_sums[-(-channels // _COLUMNS), 2](
-                sums, *answers, programs=images, cols=channels, block=_COLUMNS, height=_IMAGES, num_warps=4
-            )
         return chains
+
+    def add(self, sums: Tensors, answers: Tensors) -> None:
+        """The gradients of the parameters, given the sums of all images."""
+        if self.images > 1:
+            channels = self.sets.groups * self.sets.members
+            gradient_sums[-(-channels // _COLUMNS), 2](
+                sums[0], *answers, programs=self.images, cols=channels, block=_COLUMNS, height=_IMAGES, num_warps=4
+            )
