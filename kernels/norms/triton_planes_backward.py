@@ -6,11 +6,13 @@ is written while they are taken.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perfsuite.kernel import Config, Kernel, Run, Space, Tensors
 from perfsuite.machine import Machine
 from perfsuite.op import Op, Workload
+from perfsuite.toolchain.gpu_targets import not_resident, target_of
 from perfsuite.toolchain.triton import jit, resident
 from perfsuite.toolchain.triton_rows import Tile, row_space
 
@@ -175,10 +177,20 @@ def build(op: Op, workload: Workload, config: Config) -> Run:
 
 
 def space(workload: Workload, machine: Machine) -> Space:
-    """As of rows: a channel is one."""
-    sets = Sets.of(workload)
+    """As of rows: a channel is one. What one block holds is of two tensors, for which a row's estimate is too low."""
+    sets, target = Sets.of(workload), target_of(machine)
     sizes = (("rows", sets.count * sets.members), ("cols", sets.images * sets.pixels))
-    return row_space(Workload(workload.op, sizes, workload.dtype), machine, tensors=2)
+    rows = row_space(Workload(workload.op, sizes, workload.dtype), machine, tensors=2)
+
+    def refuses(config: Config) -> str | None:
+        tile = Tile.of(config, sets.images * sets.pixels)
+        reason = rows.refuses(config) if rows.refuses is not None else None
+        if reason is not None or target is None or tile.loop:
+            return reason
+        each = -(-tile.block * tile.height // (tile.warps * target.lanes))
+        return not_resident(target, tile.warps, registers=24 + each * 11 // 5)
+
+    return replace(rows, refuses=refuses)
 
 
 KERNEL = Kernel(
