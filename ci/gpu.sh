@@ -25,6 +25,7 @@ first=(
   'softmax[rows=16384,cols=4096,f32]' 'add_rms_norm[rows=16384,cols=4096,bf16]'
   'cross_entropy[rows=1024,cols=128256,bf16]' 'layer_norm_backward[rows=16384,cols=4096,bf16]'
   'softmax[rows=1,cols=4194304,f32]' 'softmax[rows=16,cols=128256,bf16]' 'rms_norm[rows=16,cols=128256,bf16]'
+  'group_norm[n=2,c=320,h=64,w=64,groups=32,bf16]' 'batch_norm[n=8,c=64,h=56,w=56,bf16]'
 )
 ours='triton_*'
 status=0
