@@ -214,6 +214,7 @@ def test_what_the_kernels_refuse() -> None:
     reasons = {kernel.name: (kernel.supports(long, MACHINE), kernel.supports(half, MACHINE)) for kernel in NATIVE}
     assert "16.0 MiB" in (reasons.pop("native_resident")[0] or "")
     assert "twice" in (reasons.pop("native_three_pass_reload")[1] or "")
+    assert "256 columns" in (reasons.pop("native_stacks")[0] or "")
     assert set(reasons.values()) == {(None, None)}
 
 

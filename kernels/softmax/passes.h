@@ -48,7 +48,7 @@ inline float pivot_of(float maximum) { return std::rint(maximum * kLog2e); }
 // Calls body(k, at, count) for the units of n elements, at being a unit's first: `Unroll` of them per iteration with
 // k = 0 to Unroll - 1, then singly with k = 0.
 template <class T, int Unroll, class Body>
-inline void each_unit(long n, Body&& body) {
+[[gnu::always_inline]] inline void each_unit(long n, Body&& body) {
   constexpr long size = Unit<T>::size;
   using First = std::integral_constant<int, 0>;
   long at = 0;
@@ -83,6 +83,10 @@ struct ElementOf<const T*> {
 template <class In>
 using Element = typename ElementOf<In>::type;
 
+// For what a pass before has brought to the nearest cache.
+struct Near {};
+inline auto load_ahead(const auto& x, auto count, Near) { return load(x, count); }
+
 // Stream is for aligned y.
 template <bool Stream, class T, class Count>
 inline void put(T* y, Unit<T> unit, Count count, long ahead) {
@@ -100,15 +104,21 @@ inline Vec folded(std::array<Vec, N> a, auto combine) {
   return a[0];
 }
 
-// max x; -inf for n = 0. NaN are passed over.
+// Of each lane the maximum of what comes to it; -inf for n = 0. NaN are passed over.
 template <int Unroll, class In>
-[[gnu::noinline]] float max_pass(In x, long n, long ahead) {
+inline Vec max_lanes(In x, long n, long ahead) {
   std::array<Vec, Unroll> highest;
   highest.fill(Vec(-kInfinity));
   each_unit<Element<In>, Unroll>(n, [&](auto k, long at, auto count) {
     for (Vec v : load_ahead(x + at, count, ahead).part) highest[k] = max(v, highest[k]);
   });
-  return horizontal_max(folded(highest, [](Vec a, Vec b) { return max(a, b); }));
+  return folded(highest, [](Vec a, Vec b) { return max(a, b); });
+}
+
+// max x.
+template <int Unroll, class In>
+[[gnu::noinline]] float max_pass(In x, long n, long ahead) {
+  return horizontal_max(max_lanes<Unroll>(x, n, ahead));
 }
 
 // factor * 2^(xL - pivot). With Apart, pivot is a maximum M, and x - M comes before the product with L, which could
@@ -149,9 +159,9 @@ struct LogProbability {
   static auto beyond(float maximum, double sum) { return Difference(maximum, std::log(sum)); }
 };
 
-// The sum of exponential(x); keep(at, unit, count) gets every unit of them.
+// Of each lane the sum of its exponential(x); keep(at, unit, count) gets every unit of them.
 template <int Unroll, class In, class E>
-inline float exp_pass(In x, long n, long ahead, const E& exponential, auto keep) {
+inline Vec exp_lanes(In x, long n, auto ahead, const E& exponential, auto keep) {
   using T = Element<In>;
   std::array<Vec, Unroll> sum;
   sum.fill(Vec(0.0f));
@@ -163,7 +173,13 @@ inline float exp_pass(In x, long n, long ahead, const E& exponential, auto keep)
     }
     keep(at, unit, count);
   });
-  return horizontal_sum(folded(sum, [](Vec a, Vec b) { return a + b; }));
+  return folded(sum, [](Vec a, Vec b) { return a + b; });
+}
+
+// The sum of exponential(x).
+template <int Unroll, class In, class E>
+inline float exp_pass(In x, long n, long ahead, const E& exponential, auto keep) {
+  return horizontal_sum(exp_lanes<Unroll>(x, n, ahead, exponential, keep));
 }
 
 // The elements of n before y is aligned.

@@ -6,6 +6,7 @@
 
 #include "backward.h"
 #include "masked.h"
+#include "stacks.h"
 
 namespace {
 
@@ -64,11 +65,16 @@ void run(In x, Element<In>* y, const Plan& plan) {
     Room& room = own_room;
     room.block = plan.block;
     room.ahead = plan.ahead;
-    if (Algorithm::keeps) room.reserve(plan.cols, plan.block);
-    if (plan.rows >= team) {
-      Work::whole(x, y, plan.cols, plan.rows * me / team, plan.rows * (me + 1) / team, room);
+    const long begin = plan.rows * me / team, end = plan.rows * (me + 1) / team;
+    if constexpr (requires { &Algorithm::stacks; }) {
+      if (begin < end) Algorithm::stacks(x, y, plan.cols, begin, end, room);
     } else {
-      Work::split(x, y, plan, sums, room);
+      if (Algorithm::keeps) room.reserve(plan.cols, plan.block);
+      if (plan.rows >= team) {
+        Work::whole(x, y, plan.cols, begin, end, room);
+      } else {
+        Work::split(x, y, plan, sums, room);
+      }
     }
     if (plan.stream) _mm_sfence();
   };

@@ -65,6 +65,10 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 inline Vec fms(Vec a, Vec b, Vec c) { return _mm512_fmsub_ps(a.v, b.v, c.v); }
 // The second operand where either is NaN.
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a.v, b.v); }
+inline Vec operator/(Vec a, Vec b) { return _mm512_div_ps(a.v, b.v); }
+inline Vec nearest(Vec a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT); }
+// The lanes where a <= b, as bits.
+inline unsigned at_most(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ); }
 inline float horizontal_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
 inline float horizontal_sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 // m * 2^n for integer n <= 0; 0 for n = -inf, whatever m.
@@ -87,6 +91,9 @@ inline Vec operator*(Vec a, Vec b) { return _mm256_mul_ps(a.v, b.v); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
 inline Vec fms(Vec a, Vec b, Vec c) { return _mm256_fmsub_ps(a.v, b.v, c.v); }
 inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a.v, b.v); }
+inline Vec operator/(Vec a, Vec b) { return _mm256_div_ps(a.v, b.v); }
+inline Vec nearest(Vec a) { return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT); }
+inline unsigned at_most(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)); }
 inline float horizontal_max(Vec a) {
   __m128 h = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   h = _mm_max_ps(h, _mm_movehl_ps(h, h));
@@ -107,6 +114,9 @@ inline Vec scaled_down(Vec m, Vec n) {
 
 #endif
 
+// Keeps a constant in its register: gcc would load it again and again.
+inline void hold(Vec& a) { asm("" : "+v"(a.v)); }
+
 // A polynomial 2^f whose coefficients carry a common factor: the scale of the result then costs nothing.
 template <int Degree>
 struct Polynomial {
@@ -114,6 +124,9 @@ struct Polynomial {
   Polynomial(const std::array<float, Degree>& coefficients, float factor) {
     c[0] = Vec(factor);
     for (int k = 0; k < Degree; ++k) c[k + 1] = Vec(coefficients[k] * factor);
+  }
+  void hold() {
+    for (Vec& v : c) ::hold(v);
   }
   Vec operator()(Vec f) const {
     Vec p = c[Degree];
