@@ -105,12 +105,14 @@ inline Vec folded(std::array<Vec, N> a, auto combine) {
 }
 
 // Of each lane the maximum of what comes to it; -inf for n = 0. NaN are passed over.
-template <int Unroll, class In>
+template <int Unroll, int Accumulators = Unroll, class In>
 inline Vec max_lanes(In x, long n, long ahead) {
-  std::array<Vec, Unroll> highest;
+  std::array<Vec, Accumulators> highest;
   highest.fill(Vec(-kInfinity));
   each_unit<Element<In>, Unroll>(n, [&](auto k, long at, auto count) {
-    for (Vec v : load_ahead(x + at, count, ahead).part) highest[k] = max(v, highest[k]);
+    for (Vec v : load_ahead(x + at, count, ahead).part) {
+      highest[k % Accumulators] = max(v, highest[k % Accumulators]);
+    }
   });
   return folded(highest, [](Vec a, Vec b) { return max(a, b); });
 }
@@ -160,16 +162,16 @@ struct LogProbability {
 };
 
 // Of each lane the sum of its exponential(x); keep(at, unit, count) gets every unit of them.
-template <int Unroll, class In, class E>
+template <int Unroll, int Accumulators = Unroll, class In, class E>
 inline Vec exp_lanes(In x, long n, auto ahead, const E& exponential, auto keep) {
   using T = Element<In>;
-  std::array<Vec, Unroll> sum;
+  std::array<Vec, Accumulators> sum;
   sum.fill(Vec(0.0f));
   each_unit<T, Unroll>(n, [&](auto k, long at, auto count) {
     Unit<T> unit = load_ahead(x + at, count, ahead);
     for (Vec& v : unit.part) {
       v = exponential(v);
-      sum[k] = sum[k] + v;
+      sum[k % Accumulators] = sum[k % Accumulators] + v;
     }
     keep(at, unit, count);
   });

@@ -77,7 +77,7 @@ struct Stacks {
     const auto clipped = [=](long row) { return std::min(row, end - 1); };
     const auto input = [=](long row) { return row_of(x, clipped(row), n); };
     std::array<Vec, kStack> maxima, sums;
-    for (int r = 0; r < kStack; ++r) maxima[r] = max_lanes<Unroll>(input(begin + r), n, ahead);
+    for (int r = 0; r < kStack; ++r) maxima[r] = max_lanes<Unroll, 1>(input(begin + r), n, ahead);
     PerRow lows, factors;
     Exponential<Output::degree> exponential(0.0f, 1.0f);
     exponential.exp2.polynomial.hold();
@@ -91,9 +91,9 @@ struct Stacks {
         if (stack > begin) unload_pass<Unroll, Stream>(mine, y + clipped(row - kStack) * n, n, ahead, factors.of[r]);
         if (stack >= end) continue;
         exponential.low = Vec(lows.of[r]);
-        sums[r] = exp_lanes<Unroll>(input(row), n, Near{}, exponential,
+        sums[r] = exp_lanes<Unroll, 1>(input(row), n, Near{}, exponential,
                                     [=](long at, Unit<T> unit, auto) { keep_unit(mine + at, unit); });
-        maxima[r] = max_lanes<Unroll>(input(row + kStack), n, ahead);
+        maxima[r] = max_lanes<Unroll, 1>(input(row + kStack), n, ahead);
       }
       for (; unsound != 0; unsound &= unsound - 1) {
         const long row = clipped(stack - kStack + std::countr_zero(unsound));
