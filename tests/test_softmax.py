@@ -179,6 +179,29 @@ def test_many_rows_on_threads(kernel: Kernel, isa: str, dtype: str) -> None:
     assert_right(x, softmax(kernel, x, isa, pick=9))
 
 
+@pytest.mark.parametrize(("isa", "dtype"), [(i, d) for k, i, d in CASES if k.name == "native_stacks"])
+def test_stacks_give_a_row_the_same_bits_wherever_it_is(isa: str, dtype: str) -> None:
+    """Alone, at any place in a stack, on any number of threads, streamed or not, with spoilt rows around it."""
+    kernel = KNOWN.kernels["softmax/native_stacks"]
+    for cols in (64, 197):
+        x = random_rows(1001, cols, dtype, 7)
+        x[5::17, 3] = math.inf
+        every = [c for c in kernel.space(OP.bind((x,)), MACHINE) if (c["isa"], c["ahead"], c["unroll"]) == (isa, 0, 4)]
+        answers = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            for config in every:
+                answers.append(torch.full_like(x, 7.0))
+                kernel.build(OP, OP.bind((x,)), config)((x,), (answers[-1],))
+        assert_right(x, answers[0])
+        for y in answers[1:]:
+            torch.testing.assert_close(y, answers[0], rtol=0.0, atol=0.0, equal_nan=True)
+        for row in (0, 3, 500, 1000):
+            alone = torch.empty_like(x[row : row + 1])
+            kernel.build(OP, OP.bind((alone,)), every[0])((x[row : row + 1].contiguous(),), (alone,))
+            assert torch.equal(alone[0], answers[0][row])
+
+
 @each_case
 def test_a_spoilt_row_spoils_no_other(kernel: Kernel, isa: str, dtype: str) -> None:
     """Rows that take the careful path between rows that do not, the last one included."""

@@ -25,6 +25,7 @@ struct Room {
     float values[16];
   };
   long block = 0, ahead = 0;
+  bool stream = false;
   std::vector<Line> lines;
   std::vector<float> pivots, factors;
   // Outputs of the row whose exponentials wait to be written, or null.

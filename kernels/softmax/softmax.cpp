@@ -65,6 +65,7 @@ void run(In x, Element<In>* y, const Plan& plan) {
     Room& room = own_room;
     room.block = plan.block;
     room.ahead = plan.ahead;
+    room.stream = plan.stream;
     const long begin = plan.rows * me / team, end = plan.rows * (me + 1) / team;
     if constexpr (requires { &Algorithm::stacks; }) {
       if (begin < end) Algorithm::stacks(x, y, plan.cols, begin, end, room);
