@@ -18,9 +18,5 @@ def _refuses(workload: Workload, machine: Machine) -> str | None:
 
 
 KERNEL = native.Algorithm(
-    "Stacks",
-    ("softmax", "masked_softmax"),
-    ("stream",),
-    aligned_rows=tuple(native.ELEMENTS),
-    refuses=_refuses,
+    "Stacks", ("softmax",), ("stream",), aligned_rows=tuple(native.ELEMENTS), refuses=_refuses
 ).kernel()

@@ -59,7 +59,8 @@ inline unsigned sound_rows(Vec sum, Vec pivot) {
          at_most(Vec(-kLargestExponent), pivot) & at_most(pivot, Vec(kLargestExponent));
 }
 
-// Whether to stream is asked once per row: compiling all of it twice would take half as long again.
+// Whether to stream is asked once per row: compiling all of it twice would take half as long again. Rows that begin
+// anywhere in a line are not streamed: with two ordinary stores in each, 65536 x 197 floats took 2 times as long.
 template <class In, class Output, int Unroll, int, bool>
 struct Stacks {
   static constexpr bool streams = false, accumulates = false, aligned_rows = true;
