@@ -1,4 +1,5 @@
-// The five algorithms of softmax. Each is two functions over a part of a row (all of it, unless threads share a row): `summarise`
+// The five algorithms of softmax for rows of any length (stacks.h has that for short ones). Each is two functions over a
+// part of a row (all of it, unless threads share a row): `summarise`
 // gives the sum of exponentials as a Pair, `write` makes the outputs from it (`own`) and from that of the whole row.
 // In is what gives the elements of x, Output what is made of them. Only Resident keeps more in its Room than the plan,
 // and writes a row later than it is asked to. `aligned_rows`: streams only where all rows of y are aligned. `guards`: some
