@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# First entry of a leaderboard's file. 1: first format. 2: all ways to decide, not the best alone.
-FORMAT = 2
+# First entry of a leaderboard's file. 1: first format.
+FORMAT = 1
 RACING = "racing"
 
 
