@@ -145,6 +145,7 @@ def test_the_algorithms_have_a_picture_of_each_dtype_with_a_panel_for_each_numbe
     assert (f32.name, bf16.name) == ("algorithms-f32", "algorithms-bf16")
     left, right = f32.draw(LIGHT).axes
     assert len(left.get_lines()) == len(right.get_lines()) and left.get_ylim() == right.get_ylim()
+    assert left.get_ylabel() == "time over the fastest", "all panels are relative to the same"
     assert len(bf16.draw(LIGHT).axes) == 1
 
 

@@ -150,14 +150,16 @@ def pictures(evidence: Evidence) -> list[Picture]:
 
 
 def _picture(panes: Sequence[Experiment]) -> Picture:
-    dtype = panes[0].dtype
+    dtype, copied = panes[0].dtype, all(pane.copied for pane in panes)
+    if not copied:  # for one number of threads: then all panels are relative to the fastest
+        panes = [replace(pane, copy=dict.fromkeys(pane.copy)) for pane in panes]
     return Picture(
         f"algorithms-{dtype}",
         f"Softmax algorithms against row length, {dtype}",
         "Best config of each kernel and ISA on 1 to 4 rows; dashed and hollow: AVX2. "
         + (
             "Time is relative to a copy of the same bytes: 1 is the floor of a kernel that reads and writes once."
-            if all(pane.copied for pane in panes)
+            if copied
             else "Time is relative to the fastest kernel; with `perfsuite tune probes` it would be to a copy."
         ),
         partial(_draw, panes),
