@@ -80,10 +80,10 @@ class Evidence:
 
     @cached_property
     def times(self) -> Times:
-        """Best median in seconds of every config that was timed."""
+        """Best median in seconds of every config in the search: those of races are of another hour."""
         times: dict[Workload, dict[str, dict[Config, float]]] = {}
         for trial in self.used:
-            if trial.measurement is not None:
+            if trial.measurement is not None and not trial.race:
                 configs = times.setdefault(trial.workload, {}).setdefault(trial.kernel, {})
                 configs[trial.config] = min(trial.seconds, configs.get(trial.config, float("inf")))
         return times
