@@ -233,6 +233,12 @@ def test_the_score_of_two_tables_and_its_file(tmp_path: Path) -> None:
         leaderboard.load(tmp_path / "wrong.json")
 
 
+def test_the_score_that_is_shipped_can_be_shown() -> None:
+    board = leaderboard.load(Path(__file__).resolve().parents[1] / "results" / "lab" / "score.json")
+    assert board is not None and board.default in {s.name for s in board.standings}
+    assert leaderboard.RACING in {way.name for way in board.ways} and section(board) is not None
+
+
 def standing(name: str, mean: float, tuner: str = "", share: float = 0.5) -> Standing:
     return Standing(name, tuner, mean, mean, mean, mean, 1.0, share, 0.0, 0.0, 0.0, 1.0, (0.1,), (0.1,))
 
