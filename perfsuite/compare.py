@@ -30,8 +30,10 @@ from perfsuite.trial import Failure
 from perfsuite.worker import Candidate, WorkerDied, alone
 
 PEERS = "peers"
-# How many of each role a trial heat leaves for the rounds that count: two that are close may change places.
+# How many of each role a trial heat leaves for the rounds that count: two that are close may change places. Who took so
+# much longer than the fastest of its role cannot: eager gradients of 1 GiB take seconds, and took most of the run.
 _FINALISTS = {FLOOR: 2, OURS: 3, OTHER: 2}
+_NEAR = 1.5
 # Larger tensors are not touched beside a race.
 _MOST_AHEAD = 64 << 20
 _VECTORS = {"copy": 2, "triad": 3}
@@ -230,10 +232,15 @@ def _samples(racers: Racers, able: Sequence[Entrant], policy: Policy, rounds: in
 
 
 def _finalists(able: Sequence[Entrant], samples: Sequence[Sequence[float]]) -> list[Entrant]:
-    """The fastest of each role."""
-    ordered = sorted(zip(able, samples), key=lambda pair: statistics.median(pair[1]))
-    of = {role: [entrant for entrant, _ in ordered if entrant.role == role] for role in _FINALISTS}
-    return [entrant for role, most in _FINALISTS.items() for entrant in of[role][:most]]
+    """The fastest of each role, and who is near it."""
+    left = []
+    for role, most in _FINALISTS.items():
+        medians = sorted(
+            ((statistics.median(times), entrant) for entrant, times in zip(able, samples) if entrant.role == role),
+            key=lambda pair: pair[0],
+        )
+        left += [entrant for seconds, entrant in medians[:most] if seconds <= _NEAR * medians[0][0]]
+    return left
 
 
 def _rows(able: Sequence[Entrant], samples: Sequence[Sequence[float]], level: str) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import geometric_mean
 from typing import Any
@@ -19,16 +19,25 @@ from perfsuite.targets import Bound, Target
 
 # Shapes named for each target that is missed.
 _NAMED = 3
+_AT_BEST = (
+    "at best: the ratio if every row took what rows of its length take on the shape where they are fastest. Where that "
+    "is beyond the target, the kernel's instructions miss it; else it waits for memory, or a call is too short."
+)
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time over time on one workload, of the kernel with its config."""
+    """Time over time on one workload, of the kernel with its config.
+
+    `at_best` is what it would be if every row took as long as on the shape where rows of its length are fastest: what
+    the kernel's instructions cost, whatever memory does.
+    """
 
     workload: str
     kernel: str
     config: str
     value: float
+    at_best: float
 
 
 @dataclass(frozen=True)
@@ -59,11 +68,14 @@ class Standing:
 def standings(races: Sequence[Sequence[Row]]) -> list[Standing]:
     """Of each op, dtype and place where kernels of perfsuite's own, others and a floor raced together."""
     found: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    least: dict[object, float] = {}
     for race in races:
         ours = min((row for row in race if row.role == OURS), key=lambda row: row.seconds, default=None)
         if ours is not None and ours.against_floor is not None and ours.against_other is not None:
             workload = Workload.parse(ours.workload)
             found[workload.op, workload.dtype, targets.place(ours.level)].append(ours)
+            like, seconds = _of_a_row(ours)
+            least[like] = min(seconds, least.get(like, seconds))
     order = targets.OPS
     places = (targets.L2, targets.L3, targets.BEYOND)
 
@@ -72,13 +84,24 @@ def standings(races: Sequence[Sequence[Row]]) -> list[Standing]:
         return order.index(op) if op in order else len(order), op, dtype != "f32", places.index(place)
 
     return [
-        Standing(*key, _ratios(found[key], "against_floor"), _ratios(found[key], "against_other"))
+        Standing(*key, *(_ratios(found[key], against, least) for against in ("against_floor", "against_other")))
         for key in sorted(found, key=rank)
     ]
 
 
-def _ratios(rows: Sequence[Row], against: str) -> tuple[Ratio, ...]:
-    ratios = [Ratio(row.workload, row.kernel, row.config, getattr(row, against)) for row in rows]
+def _of_a_row(row: Row) -> tuple[object, float]:
+    """What workloads are that differ in the number of rows (or images) alone, and the seconds that one takes."""
+    workload = Workload.parse(row.workload)
+    (_, count), *lengths = workload.sizes
+    return (workload.op, workload.dtype, tuple(lengths)), row.seconds / max(1, count)
+
+
+def _ratios(rows: Sequence[Row], against: str, least: Mapping[object, float]) -> tuple[Ratio, ...]:
+    ratios = []
+    for row in rows:
+        like, seconds = _of_a_row(row)
+        value = float(getattr(row, against))
+        ratios.append(Ratio(row.workload, row.kernel, row.config, value, value * least[like] / seconds))
     return tuple(sorted(ratios, key=lambda ratio: -ratio.value))
 
 
@@ -100,7 +123,7 @@ def show(journal: Journal, console: Console, *, goals: bool) -> None:
         raced = f"{len(journal.races)} of {whole} shapes raced on {journal.machine.cpu}, {journal.policy}."
         console.print(_verdict(found), raced, sep="\n", highlight=False)
         if missed := _missed(found):
-            console.print(missed)
+            console.print(missed, _AT_BEST, highlight=False)
 
 
 def to_json(journal: Journal, *, goals: bool) -> list[dict[str, Any]]:
@@ -169,14 +192,15 @@ def _judged(standing: Standing) -> list[tuple[float, float]]:
 def _missed(found: Sequence[Standing]) -> Grid | None:
     """The worst shapes of every target that is missed, and who ran them."""
     grid = Grid(title="Worst where a target is missed", title_justify="left", box=box.MARKDOWN)
-    for column in ("op", "bytes in", "against", "shape", "ratio", "kernel", "config"):
-        grid.add_column(column, justify="right" if column == "ratio" else "left", overflow="fold")
+    for column in ("op", "bytes in", "against", "shape", "ratio", "at best", "kernel", "config"):
+        grid.add_column(column, justify="right" if column in ("ratio", "at best") else "left", overflow="fold")
     for standing in found:
         for against, (ratios, bound) in zip(("floor", "best other"), _against(standing, standing.target)):
             if bound is not None and (mean(ratios) > bound.mean or ratios[0].value > bound.worst):
                 for ratio in ratios[:_NAMED]:
-                    place = (standing.label, standing.place, against, _shape(ratio), f"{ratio.value:.2f}")
-                    grid.add_row(*place, ratio.kernel, _plain(ratio.config))
+                    figures = (f"{value:.2f}" for value in (ratio.value, ratio.at_best))
+                    who = (ratio.kernel, _plain(ratio.config))
+                    grid.add_row(standing.label, standing.place, against, _shape(ratio), *figures, *who)
     return grid if grid.row_count else None
 
 

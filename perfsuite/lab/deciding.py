@@ -11,6 +11,7 @@ import numpy as np
 from perfsuite import race, winners
 from perfsuite.kernel import Config
 from perfsuite.lab.replay import Replay
+from perfsuite.measure.cpu import REFILLS
 from perfsuite.plan import EFFORTS
 from perfsuite.race import BLOCK
 from perfsuite.racing import PROCESSES
@@ -52,12 +53,14 @@ def finalists_of(replay: Replay, evaluated: Sequence[int]) -> tuple[int, ...]:
 def raced(replay: Replay, entrants: Sequence[int], rounds: int = EFFORT.rounds) -> Decision:
     """The race that tuning would hold, on resampled rounds, and its winner by the rule of the table of winners."""
     steps = race.race(len(entrants), rounds, processes=PROCESSES)
-    active = next(steps)
+    active, seconds = next(steps), EFFORT.race_seconds
     for number in itertools.count():
-        taken = replay.rounds([entrants[at] for at in active], replay.in_turn(BLOCK, number * BLOCK))
+        racing = [entrants[at] for at in active]
+        taken = replay.rounds(racing, replay.in_turn(BLOCK, number * BLOCK))
         block = [list(drawn) for drawn in taken]
+        seconds -= sum(_calls(replay, at) * sum(drawn) for at, drawn in zip(racing, block))
         try:
-            active = steps.send((block, False))
+            active = steps.send((block, seconds <= 0.0))
         except StopIteration as end:
             samples: list[list[float]] = end.value
             break
@@ -65,6 +68,12 @@ def raced(replay: Replay, entrants: Sequence[int], rounds: int = EFFORT.rounds) 
     subject = replay.table.subject
     (entry,) = winners.decide(subject.machine, trials, {subject.kernel: subject.digest}, frozenset()).entries
     return Decision(replay.places[entry.config], tuple(entrants), sum(map(len, samples)))
+
+
+def _calls(replay: Replay, at: int) -> int:
+    """Calls for one sample of a race: those that refill the caches, and the sample's own."""
+    calls = replay.table.visits[at].calls
+    return calls + max(calls, REFILLS)
 
 
 def repeated(replay: Replay, entrants: Sequence[int], repeats: int, *, in_turn: bool) -> Decision:

@@ -26,7 +26,7 @@ FEWEST, MOST = 7, 200
 _STEADY, _STEADY_CALLS, _WARM_UP_SHARE = 0.05, 3, 0.3
 # Calls that fill the caches again, within so many seconds: a layer_norm of 6 MB whose stores go through the caches took
 # 1.2 to 1.5 times as long after one call as after three, by when the L3 of a Zen 4 core holds its output.
-_REFILLS, _REFILL_SECONDS = 4, 8e-3
+REFILLS, _REFILL_SECONDS = 4, 8e-3
 # What takes longer than this moves more than any cache holds.
 _TOO_LONG = 20e-3
 # A disturbance of a larger share of the samples is a warning.
@@ -86,7 +86,7 @@ class Timer:
     def refill(self) -> None:
         """Call until the caches hold what they can of the buffers; a call that is too long shows that they cannot."""
         called, start = 0, time.perf_counter()
-        while not self._long and called < _REFILLS and time.perf_counter() - start < _REFILL_SECONDS:
+        while not self._long and called < REFILLS and time.perf_counter() - start < _REFILL_SECONDS:
             self._long = self.sample() * self.calls > _TOO_LONG
             called += self.calls
 
