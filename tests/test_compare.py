@@ -12,7 +12,7 @@ from rich.console import Console
 from samples import MACHINE, trial, write_family
 
 from perfsuite import detect, registry, standings, targets
-from perfsuite.compare import Draw, Wish, compare
+from perfsuite.compare import Draw, Wish, _finalists, compare
 from perfsuite.comparison import FLOOR, OTHER, OURS, Journal, Row
 from perfsuite.kernel import Config
 from perfsuite.policy import Policy
@@ -52,6 +52,8 @@ def test_our_fastest_against_the_fastest_floor_and_the_fastest_of_the_others() -
     single, half = standings.standings(races)
     assert (single.op, single.dtype, single.place) == ("rms_norm", "f32", "L2")
     assert [ratio.value for ratio in single.floor] == [8.0, 2.0]
+    # A row took 4 s of two, and 2 s where it was alone.
+    assert [ratio.at_best for ratio in single.floor] == [4.0, 2.0]
     assert mean(single.floor) == pytest.approx(4.0)
     assert mean(single.other) == pytest.approx(2.0**0.5)
     assert single.other[0].workload == "rms_norm[rows=2,cols=8,f32]"
@@ -77,7 +79,7 @@ def test_a_missed_target_is_shown_as_missed_with_the_shape_that_missed_it() -> N
     assert "1.20 (1.30) |" in backward and "0.40 (0.67) |" in backward and "missed" not in backward
     assert "7 of 8 targets met" in text and "3 of " in text and "shapes raced on Testor 9000" in text
     table = text[text.index("Worst where a target is missed") :]
-    assert "best other | 8192x4096  |  1.10 | norms/native_rows" in table and "backward" not in table
+    assert "best other | 8192x4096  |  1.10 |    1.10 | norms/native_rows" in table and "backward" not in table
 
 
 def test_an_op_without_targets_is_summed_up_without_a_verdict() -> None:
@@ -155,6 +157,18 @@ def test_the_floor_moves_as_many_bytes_in_the_same_place(name: str, probe: str, 
     assert drawn.level(workload) == level
     others = {str(e.candidate.kernel) for e in entrants if e.role == OTHER}
     assert f"{drawn.known.ops[workload.op].family}/eager" in others
+
+
+def test_a_trial_heat_leaves_the_fastest_of_each_role_and_who_is_near() -> None:
+    drawn = draw()
+    entrants = drawn.entrants(drawn.known.workload("softmax[rows=4,cols=256,f32]"))
+    ours, others, floors = ([e for e in entrants if e.role == role] for role in (OURS, OTHER, FLOOR))
+    assert len(ours) > 3 and len(others) > 1
+    # Seconds: of ours 1.0, 1.2, 1.4 and so on; each further one of the others and of the floors takes twice as long.
+    seconds = {id(e): 1.0 + 0.2 * at for at, e in enumerate(ours)}
+    seconds |= {id(e): 2.0**at for few in (others, floors) for at, e in enumerate(few)}
+    left = _finalists(entrants, [[seconds[id(e)]] * 4 for e in entrants])
+    assert left == [floors[0], *ours[:3], others[0]]
 
 
 def test_a_journal_goes_on_after_a_line_that_was_never_finished(tmp_path: Path) -> None:
