@@ -29,8 +29,7 @@ def record(
         ),
     ],
     passes: Annotated[int, typer.Option(min=2, help="Passes over the space, each in a process of its own.")] = 8,
-    near: Annotated[int, typer.Option(min=0, help="Further passes over the configs near the best.")] = 16,
-    best: Annotated[int, typer.Option(min=0, help="Yet further passes over the finalists of a race.")] = 72,
+    near: Annotated[int, typer.Option(min=0, help="Further passes over the configs near the best.")] = 24,
     samples: Annotated[int, typer.Option(min=1, help="Samples of every config in each pass.")] = 8,
     threads: Annotated[int, typer.Option(min=1, help="As given to `tune`.")] = 1,
     policy: Annotated[str, typer.Option(metavar="WORDS", help="As given to `tune`.")] = "",
@@ -42,7 +41,7 @@ def record(
     from perfsuite.lab.record import Effort
     from perfsuite.policy import Policy
 
-    effort = Effort(passes, samples, near=near, best=best)
+    effort = Effort(passes, samples, near=near)
     written = recording.record(patterns, Policy.parse(policy, threads), effort, out, terminal.console(), quiet=as_json)
     if as_json:
         terminal.print_json([str(path) for path in written])

@@ -53,10 +53,11 @@ def finalists_of(replay: Replay, evaluated: Sequence[int]) -> tuple[int, ...]:
 def raced(replay: Replay, entrants: Sequence[int], rounds: int = EFFORT.rounds) -> Decision:
     """The race that tuning would hold, on resampled rounds, and its winner by the rule of the table of winners."""
     steps = race.race(len(entrants), rounds, processes=PROCESSES)
-    active, seconds = next(steps), EFFORT.race_seconds
+    active, passes = next(steps), replay.racing(entrants)
+    seconds = EFFORT.race_seconds
     for number in itertools.count():
         racing = [entrants[at] for at in active]
-        taken = replay.rounds(racing, replay.in_turn(BLOCK, number * BLOCK))
+        taken = replay.rounds(racing, [passes[number % len(passes)]] * BLOCK)
         block = [list(drawn) for drawn in taken]
         seconds -= sum(_calls(replay, at) * sum(drawn) for at, drawn in zip(racing, block))
         try:
@@ -82,7 +83,7 @@ def repeated(replay: Replay, entrants: Sequence[int], repeats: int, *, in_turn: 
     They come from one process, as a tuner that measures one config after the other takes them, or from all processes
     `in_turn`, as a race does.
     """
-    passes = replay.in_turn(repeats) if in_turn else replay.in_one(repeats)
+    passes = replay.in_turn(entrants, repeats) if in_turn else replay.in_one(repeats)
     medians = np.median(replay.rounds(entrants, passes), axis=1)
     return Decision(entrants[int(medians.argmin())], tuple(entrants), repeats * len(entrants))
 

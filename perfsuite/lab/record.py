@@ -1,7 +1,7 @@
 """Records complete spaces: several passes over every config, each in a fresh process and in an order of its own.
 
-Further passes over the configs near the best, and yet further ones over those that a race would decide among, make sure
-of the truth about them. So the noise in a table is that of a machine over time and over processes, not of one visit.
+Further passes over the configs near the best alone make sure of the truth about them.
+So the noise in a table is that of a machine over time and over processes, not of one visit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import shutil
 import statistics
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from perfsuite import detect
 from perfsuite.kernel import Config, Kernel
 from perfsuite.lab.table import FEWEST_PASSES, LabTable, Subject, TableError, Visits, read
 from perfsuite.machine import Machine
-from perfsuite.plan import EFFORTS, elsewhere, refused
+from perfsuite.plan import elsewhere, refused
 from perfsuite.policy import Policy
 from perfsuite.registry import Job, Registry
 from perfsuite.trial import Failure
@@ -39,34 +39,25 @@ _LONGEST_REASON = 200
 
 # A config within this factor of the best may be the best in truth, and the further passes are for it.
 _NEAR = 1.25
-# As many are the best: a race would have to decide among them.
-_BEST = EFFORTS["default"].finalists
 
 
 @dataclass(frozen=True)
 class Effort:
     """How much to record: passes over the space, samples of every config in each, seconds of timing in each visit.
 
-    `near` further passes go over the configs near the best alone, `best` yet further ones over the finalists of a race
-    alone: the truth about these decides who is a false winner. A visit's median is 2 to 5 % off here, so that the truth
-    is known to 1 % after two dozen visits and to half of that after a hundred.
+    `near` further passes go over the configs near the best alone: the truth about these decides who is a false winner.
     """
 
     passes: int = 8
     samples: int = 8
     seconds: float = 0.01
-    near: int = 16
-    best: int = 72
+    near: int = 24
 
     def __post_init__(self) -> None:
         if self.passes < FEWEST_PASSES:
             raise ValueError(
                 f"--passes {self.passes}: one half of the passes is the truth for the other; give 2 or more"
             )
-
-    @property
-    def all(self) -> int:
-        return self.passes + self.near + self.best
 
 
 @dataclass(frozen=True)
@@ -117,104 +108,82 @@ def _any(known: Registry, patterns: Sequence[str], job: Job, kernel: str) -> boo
     return any(known.names(pattern, job.workload, kernel) for pattern in patterns)
 
 
-def record(chosen: Sequence[Subject], kernels: Mapping[str, Kernel], effort: Effort, folder: Path) -> Recording:
-    """Record the tables of the subjects, all under one policy, into the folder; goes on where a recording stopped.
+def record(subject: Subject, kernel: Kernel, effort: Effort, folder: Path) -> Recording:
+    """Record the table of the subject, whose kernel is given, into the folder; goes on where a recording stopped.
 
-    Each pass is one process for all of them. Stopped between two visits, it keeps all visits in files whose names end
-    in .part. ValueError if of one subject nothing works; the others' tables are written.
+    Stopped between two visits, it keeps all of them in a file whose name ends in .part. ValueError if nothing works.
     """
-    drafts = [_Draft.begun(subject, folder) for subject in chosen]
-    builds = folder / _BUILDS
-    with _fresh_caches(builds):
-        for number in range(effort.all):
-            policy = chosen[0].policy
-            worker = Worker(detect.divided_cores(policy.threads)[0], policy.threads)
-            try:
-                for draft in drafts:
-                    yield from draft.record(kernels[draft.subject.kernel], number, effort, worker)
-            finally:
-                worker.close()
+    path = folder / subject.filename
+    part, builds = (path.with_name(path.name + ending) for ending in (_PART, _BUILDS))
+    draft = _Draft.begun(subject, part)
+    try:
+        with _fresh_caches(builds):
+            for number in range(effort.passes + effort.near):
+                yield from draft.record(kernel, number, effort)
+                draft.table().save(part)
+    except (KeyboardInterrupt, GeneratorExit):
+        draft.table().save(part)
+        raise
+    table = draft.table()
+    part.unlink()
     shutil.rmtree(builds, ignore_errors=True)
-    problems = [problem for draft in drafts if (problem := draft.end(folder))]
-    if problems:
-        raise ValueError("; ".join(problems))
+    if not table.passes:
+        raise ValueError(f"{subject}: no config works; the first one: {table.visits[0].failure}")
+    table.save(path)
 
 
 @dataclass
 class _Draft:
-    """A table that is being recorded; `part` is the file that keeps it meanwhile."""
+    """A table that is being recorded."""
 
     subject: Subject
-    part: Path
     visits: list[Visits]
     created: float
 
     @classmethod
-    def begun(cls, subject: Subject, folder: Path) -> _Draft:
+    def begun(cls, subject: Subject, part: Path) -> _Draft:
         """What an earlier recording left of this very subject, else nothing yet."""
-        part = folder / (subject.filename + _PART)
         with contextlib.suppress(TableError):
             left = read(part)
             if left.subject.key == subject.key:
-                return cls(subject, part, list(left.visits), left.created)
-        return cls(subject, part, [Visits()] * len(subject.space), time.time())
+                return cls(subject, list(left.visits), left.created)
+        return cls(subject, [Visits()] * len(subject.space), time.time())
 
     def table(self) -> LabTable:
         return LabTable(self.subject, tuple(self.visits), self.created)
 
-    def end(self, folder: Path) -> str:
-        """Write the table; what is wrong if nothing works."""
-        table = self.table()
-        self.part.unlink(missing_ok=True)
-        if not table.passes:
-            return f"{self.subject}: no config works; the first one: {table.visits[0].failure}"
-        table.save(folder / self.subject.filename)
-        return ""
-
-    def record(self, kernel: Kernel, number: int, effort: Effort, worker: Worker) -> Recording:
-        """Visit every config that belongs to this pass and has not been in it, in the pass's own order; keep it all."""
+    def record(self, kernel: Kernel, number: int, effort: Effort) -> Recording:
+        """Visit every config that belongs to this pass and has not been in it, in the pass's own order and process."""
         wanted = self._wanted(effort)
         order = [at for at, count in enumerate(wanted) if len(self.visits[at].passes) == number < count]
         random.Random(f"{self.subject} {number}").shuffle(order)
+        policy = self.subject.policy
+        worker = Worker(detect.divided_cores(policy.threads)[0], policy.threads)
         try:
             for at in order:
-                candidate = Candidate(self.subject.workload, kernel, self.subject.space.configs[at])
+                config = self.subject.space.configs[at]
                 with alone():
-                    attempt = worker.measure(candidate, self.subject.policy, effort.seconds)
+                    attempt = worker.measure(Candidate(self.subject.workload, kernel, config), policy, effort.seconds)
                 self.visits[at] = _with(self.visits[at], attempt, effort.samples)
                 done = sum(len(v.passes) for v in self.visits)
-                yield Visited(self.subject, candidate.config, done, sum(wanted), self.visits[at])
+                yield Visited(self.subject, config, done, sum(wanted), self.visits[at])
         finally:
-            if order:
-                self.table().save(self.part)
+            worker.close()
 
     def _wanted(self, effort: Effort) -> list[int]:
         """The passes that each config is to be in; none, once it has failed."""
-        wanted = [0 if v.failure else effort.passes for v in self.visits]
-        for further, chosen in ((effort.near, self._near), (effort.best, self._best)):
-            if not all(len(v.passes) >= count for v, count in zip(self.visits, wanted)):
-                break
-            for at in chosen(wanted):
-                wanted[at] += further
-        return wanted
-
-    def _near(self, passes: Sequence[int]) -> list[int]:
-        """The configs within _NEAR of the best, by the first passes."""
-        medians = self._medians(passes)
-        return [at for at, median in enumerate(medians) if median <= _NEAR * min(medians) < math.inf]
-
-    def _best(self, passes: Sequence[int]) -> list[int]:
-        """The _BEST configs, by the first passes, of those that were in the most."""
-        medians = self._medians(passes)
-        most = max(passes)
-        return sorted((at for at in range(len(medians)) if passes[at] == most > 0), key=medians.__getitem__)[:_BEST]
-
-    def _medians(self, passes: Sequence[int]) -> list[float]:
-        """Of each config's first passes, in seconds; infinite where there are none."""
+        bests = [_best(v, effort.passes) for v in self.visits]
+        near = _NEAR * min(bests)
+        whole = all(v.failure or len(v.passes) >= effort.passes for v in self.visits)
         return [
-            statistics.median(chain.from_iterable(v.passes[:count])) if v.passes else math.inf
-            for v, count in zip(self.visits, passes)
+            0 if v.failure else effort.passes + effort.near * (whole and best <= near)
+            for v, best in zip(self.visits, bests)
         ]
+
+
+def _best(visits: Visits, passes: int) -> float:
+    """Median seconds of the first passes; infinite where there are none."""
+    return statistics.median(chain.from_iterable(visits.passes[:passes])) if visits.passes else math.inf
 
 
 def _with(before: Visits, attempt: Attempt, samples: int) -> Visits:

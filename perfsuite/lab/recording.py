@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from perfsuite import detect, places, registry, units
 from perfsuite.lab import record as lab
@@ -26,41 +25,34 @@ def record(
     """
     known, folder = registry.discover(), out or places.lab()
     chosen = lab.subjects(known, patterns, detect.machine(), policy)
-    files = {subject: folder / subject.filename for subject in chosen}
-    missing = []
-    for subject, path in files.items():
+    written = []
+    for subject in chosen:
+        path = folder / subject.filename
         if path.exists() and read(path).subject.key == subject.key:
             _say(console, f"{subject}: {path} has it; remove the file to record it again", quiet)
         else:
-            missing.append(subject)
-    if missing:
-        try:
-            _show(lab.record(missing, known.kernels, effort, folder), console, quiet)
-        except KeyboardInterrupt:
-            _say_stopped(folder)
-            raise SystemExit(130) from None
-    for subject in missing:
-        _say(console, f"{subject}: {files[subject]}, {units.size(files[subject].stat().st_size)}", quiet)
-    return list(files.values())
+            try:
+                _one(subject, lab.record(subject, known.kernels[subject.kernel], effort, folder), console, quiet)
+            except KeyboardInterrupt:
+                _say_stopped(path)
+                raise SystemExit(130) from None
+            _say(console, f"{subject}: {path}, {units.size(path.stat().st_size)}", quiet)
+        written.append(path)
+    return written
 
 
-def _show(visits: lab.Recording, console: Console, quiet: bool) -> None:
-    """A line for each failure while it goes on, one for each subject at the end; a bar for each on a terminal."""
+def _one(subject: Subject, visits: lab.Recording, console: Console, quiet: bool) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    start, failed = time.monotonic(), Counter[Subject]()
-    tasks: dict[Subject, TaskID] = {}
+    start, failed = time.monotonic(), 0
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(str(subject).replace("[", "\\["), total=None)
         for visited in visits:
-            subject = visited.subject
-            if subject not in tasks:
-                tasks[subject] = bar.add_task(str(subject).replace("[", "\\["), total=None)
-            bar.update(tasks[subject], completed=visited.at, total=visited.of)
+            bar.update(task, completed=visited.at, total=visited.of)
             if visited.visits.failure:
-                failed[subject] += 1
-                _say(console, f"✗ {subject} {visited.config}: {visited.visits.failure}", quiet)
-    for subject in tasks:
-        _say(console, f"{subject}: {units.several(len(subject.space), 'config')}, {failed[subject]} failed", quiet)
-    _say(console, f"recorded in {units.duration(time.monotonic() - start)}", quiet)
+                failed += 1
+                _say(console, f"✗ {visited.subject} {visited.config}: {visited.visits.failure}", quiet)
+    count = units.several(len(subject.space), "config")
+    _say(console, f"{subject}: {count}, {failed} failed, in {units.duration(time.monotonic() - start)}", quiet)
 
 
 def _say(console: Console, text: str, quiet: bool) -> None:
@@ -68,6 +60,6 @@ def _say(console: Console, text: str, quiet: bool) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _say_stopped(folder: Path) -> None:
-    print(f"perfsuite: stopped; what was recorded is kept in {folder}, in files that end in .part", file=sys.stderr)
+def _say_stopped(path: Path) -> None:
+    print(f"perfsuite: stopped; what was recorded is kept in {path}.part", file=sys.stderr)
     print("perfsuite: the same command goes on from there", file=sys.stderr)

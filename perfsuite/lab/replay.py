@@ -70,7 +70,7 @@ class Replay:
         split = self.random.permutation(self.table.passes)
         further = self.random.permutation(np.arange(self.table.passes, tape.levels.shape[1]))
         self._seen = split[: self.table.passes // 2]
-        self._raced = [*map(int, self._seen), *map(int, further[: len(further) // 2])]
+        self._raced = np.concatenate([self._seen, further[: len(further) // 2]])
         self._fresh = np.concatenate([split[self.table.passes // 2 :], further[len(further) // 2 :]])
         self.costs = self._costs()
         self.start = int(self.random.choice(np.flatnonzero(self.works)))
@@ -122,24 +122,24 @@ class Replay:
         timed = [len(v.passes[0]) * v.calls if v.passes else 0 for v in self.table.visits]
         return np.asarray(built + np.where(self.works, self.costs, 0.0) * np.array(timed))
 
-    def rounds(self, entrants: Sequence[int], passes: Sequence[int]) -> Floats:
-        """(entrant, round): a sample of each entrant in each round, drawn from its visit in the round's pass.
+    def racing(self, entrants: Sequence[int]) -> list[int]:
+        """The passes that a race draws its blocks from: those of the first halves that all entrants were in."""
+        return [int(n) for n in self._raced if all(n < len(self.tape.visits[at]) for at in entrants)]
 
-        An entrant that was not in the pass, because it is none of the best, is drawn from another that was seen.
-        """
+    def rounds(self, entrants: Sequence[int], passes: Sequence[int]) -> Floats:
+        """(entrant, round): a sample of each entrant in each round, drawn from its visit in the round's pass."""
         drawn = np.empty((len(entrants), len(passes)))
         chosen = np.asarray(passes)
         for row, at in enumerate(entrants):
-            visits = self.tape.visits[at]
             for number in np.unique(chosen):
-                visit = visits[number] if number < len(visits) else visits[self.random.choice(self._seen)]
-                here = chosen == number
+                visit, here = self.tape.visits[at][number], chosen == number
                 drawn[row, here] = self.random.choice(visit, int(here.sum()))
         return drawn
 
-    def in_turn(self, count: int, first: int = 0) -> list[int]:
-        """The passes of `count` rounds after the `first`: blocks from those of the first halves in turn."""
-        return [self._raced[k // BLOCK % len(self._raced)] for k in range(first, first + count)]
+    def in_turn(self, entrants: Sequence[int], count: int) -> list[int]:
+        """The passes of `count` rounds that come in blocks from those of a race in turn."""
+        passes = self.racing(entrants)
+        return [passes[k // BLOCK % len(passes)] for k in range(count)]
 
     def in_one(self, count: int) -> list[int]:
         """The passes of `count` rounds that are all of one pass."""
