@@ -24,7 +24,7 @@ step "mypy"
 "$bin/mypy"
 
 step "pytest"
-"$bin/python" -m pytest -n 2 --dist loadfile -q
+"$bin/python" -m pytest -n 2 --dist worksteal -q
 
 step "perfsuite tune, then report"
 database="$scratch/results/perfsuite.db"

@@ -18,7 +18,7 @@ from perfsuite.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-TESTS = "pytest -n 2 --dist loadfile"
+TESTS = "pytest -n 2 --dist worksteal"
 FILES = dict(re.findall(r"`(mine/\w+\.py)`:\n\n```python\n(.*?)```", README, re.DOTALL))
 
 
