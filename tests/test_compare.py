@@ -207,7 +207,9 @@ def test_a_comparison_keeps_its_races_and_goes_on_from_there(
     out = tmp_path / "races.jsonl"
     wish = Wish(("twice",), Policy(), rounds=8, grid=True, out=out)
     (rows,) = compare(wish).races.values()
-    assert {row.kernel for row in rows} == {"toys/eager", "probes/eager", "probes/native_stream"}
+    kernels = {row.kernel for row in rows}
+    # A probe that is far behind the other leaves in the trial heat.
+    assert "toys/eager" in kernels and len(kernels & {"probes/eager", "probes/native_stream"}) >= 1
     assert {row.role for row in rows} == {OTHER, FLOOR}
     assert min(row.against_floor or 0.0 for row in rows if row.role == FLOOR) <= 1.05
     assert "1/1 twice[n=4096,f32]" in capsys.readouterr().err
