@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from perfsuite.kernel import Config, Dimension, Scale, Space
 from perfsuite.lab import deciding, score, targets, ways
 from perfsuite.lab.peers import PEERS
 from perfsuite.lab.replay import Evaluations, Replay, Tape, Trace, player
-from perfsuite.lab.table import LabTable, Subject, TableError, Visits, read, shelf
+from perfsuite.lab.table import LabTable, Raced, Subject, TableError, Visits, read, shelf
 from perfsuite.leaderboard import Leaderboard, Standing, Way
 from perfsuite.op import Workload
 from perfsuite.policy import Policy
@@ -163,8 +164,49 @@ def test_a_replay_tells_the_same_under_the_same_seed_and_only_what_was_sampled(s
             assert truth == pytest.approx(middle)
         else:
             assert cost == truth == math.inf
-    drawn = one.rounds([0, 1], one.in_turn([0, 1], 12))
-    assert set(drawn[0]) <= {t for taken in recorded.visits[0].passes for t in taken}
+    drawn = {float(t) for source in one.racing([0, 1], 3) for t in one.block([0, 1], source)[0]}
+    assert drawn <= {t for taken in recorded.visits[0].passes for t in taken}
+
+
+def raced(spread: float) -> LabTable:
+    """A line of configs, each 1 % slower than the one before, whose visits say little and whose rounds agree.
+
+    The first eight ran rounds; each process, and each round, is slower than another for all of them alike.
+    """
+    luck = random.Random(7)
+
+    def noisy(seconds: float) -> Visits:
+        passes = (tuple(seconds * luck.uniform(1.0, 1.0 + spread) for _ in range(8)) for _ in range(8))
+        return Visits(tuple(passes), 5, 0.25)
+
+    middles = [1e-6 * 1.01**at for at in range(10)]
+    processes = []
+    for _ in range(12):
+        rounds = [luck.uniform(1.0, 1.5) for _ in range(16)]
+        processes.append(tuple(tuple(seconds * slow for slow in rounds) for seconds in middles[:8]))
+    subject = Subject(MACHINE, WORKLOAD, "softmax/toy", "d0", Policy(), LINE)
+    return LabTable(subject, tuple(map(noisy, middles)), 1.0e9, Raced(tuple(range(8)), tuple(processes)))
+
+
+def test_rounds_side_by_side_are_the_truth_about_those_that_ran_them() -> None:
+    for seed in range(5):
+        replay = Replay(Tape(raced(spread=0.1)), seed)
+        entrants = deciding.finalists_of(replay, range(10))
+        assert sorted(entrants) == list(range(8))
+        assert [replay.slower(at, entrants) for at in range(8)] == pytest.approx([1.01**at - 1.0 for at in range(8)])
+        decision = deciding.raced(replay, entrants)
+        assert decision.pick == 0 and decision.samples <= 8 * 16
+        assert deciding.repeated(replay, entrants, 8, in_turn=True).pick == 0
+
+
+def test_a_table_with_rounds_comes_back_from_its_file(tmp_path: Path) -> None:
+    recorded = raced(spread=0.1)
+    recorded.save(tmp_path / recorded.subject.filename)
+    back = read(tmp_path / recorded.subject.filename)
+    assert back.raced.entrants == recorded.raced.entrants
+    for was, now in zip(recorded.raced.processes, back.raced.processes, strict=True):
+        for one, other in zip(was, now, strict=True):
+            assert other == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", list(search.STRATEGIES))
@@ -293,7 +335,8 @@ def test_record_and_score_from_the_command_line(tmp_path: Path) -> None:
     family = write_family(tmp_path / "toys")
     (family / "sliced.py").write_text(dedent(TUNABLE))
     out = tmp_path / "lab"
-    words = ("record", "twice[n=4096,f32]", "--passes", "2", "--samples", "4", "--out", str(out))
+    effort = ("--passes", "2", "--near", "0", "--processes", "2", "--samples", "4")
+    words = ("record", "twice[n=4096,f32]", *effort, "--out", str(out))
     done = perfsuite(family, *words)
     assert done.returncode == 0, done.stderr
     assert "64 configs, 1 failed" in done.stdout
@@ -302,6 +345,8 @@ def test_record_and_score_from_the_command_line(tmp_path: Path) -> None:
     recorded = read(path)
     assert recorded.passes == 2
     assert all(len(taken) == 4 for visits in recorded.visits for taken in visits.passes)
+    assert len(recorded.raced.entrants) == 24 and len(recorded.raced.processes) == 2
+    assert all(len(taken) == 32 for process in recorded.raced.processes for taken in process)
     assert "has it" in perfsuite(family, *words).stdout
     scored = CliRunner().invoke(app, ["lab", "score", str(out), "--no-peers", "--repeats", "2", "--out", str(out)])
     assert scored.exit_code == 0, scored.output
@@ -329,7 +374,7 @@ def test_a_stopped_recording_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
     known = registry.discover()
     (subject,) = subjects(known, ["twice[n=7,f32]"], MACHINE, Policy())
     kernel = known.kernels[subject.kernel]
-    effort = Effort(passes=2, samples=2, seconds=0.001, near=3)
+    effort = Effort(passes=2, samples=2, seconds=0.001, near=3, processes=2, rounds=4)
     visits = record(subject, kernel, effort, tmp_path / "lab")
     first = [next(visits) for _ in range(5)]
     visits.close()
@@ -341,7 +386,8 @@ def test_a_stopped_recording_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
     visited = [len(v.passes) for v in recorded.visits if not v.failure]
     assert set(visited) <= {2, 5}
     assert len(min(recorded.visits, key=fastest).passes) == 5
-    assert len(first) + len(rest) == sum(visited) + 1
+    assert len(first) + len(rest) == sum(visited) + 1 + effort.processes
+    assert [len(taken) for process in recorded.raced.processes for taken in process] == [effort.rounds] * 48
     assert [p.name for p in (tmp_path / "lab").iterdir()] == [subject.filename]
 
 

@@ -29,7 +29,8 @@ def record(
         ),
     ],
     passes: Annotated[int, typer.Option(min=2, help="Passes over the space, each in a process of its own.")] = 8,
-    near: Annotated[int, typer.Option(min=0, help="Further passes over the configs near the best.")] = 24,
+    near: Annotated[int, typer.Option(min=0, help="Further passes over the configs near the best.")] = 8,
+    processes: Annotated[int, typer.Option(min=0, help="Processes in which the best run rounds side by side.")] = 24,
     samples: Annotated[int, typer.Option(min=1, help="Samples of every config in each pass.")] = 8,
     threads: Annotated[int, typer.Option(min=1, help="As given to `tune`.")] = 1,
     policy: Annotated[str, typer.Option(metavar="WORDS", help="As given to `tune`.")] = "",
@@ -41,7 +42,7 @@ def record(
     from perfsuite.lab.record import Effort
     from perfsuite.policy import Policy
 
-    effort = Effort(passes, samples, near=near)
+    effort = Effort(passes, samples, near=near, processes=processes)
     written = recording.record(patterns, Policy.parse(policy, threads), effort, out, terminal.console(), quiet=as_json)
     if as_json:
         terminal.print_json([str(path) for path in written])

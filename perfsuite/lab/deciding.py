@@ -45,20 +45,22 @@ def is_false(replay: Replay, pick: int, among: Sequence[int]) -> bool:
 
 
 def finalists_of(replay: Replay, evaluated: Sequence[int]) -> tuple[int, ...]:
-    """The configs that would race after a search that evaluated these; none if none of them works."""
+    """The configs that would race after a search that evaluated these; none if none of them works.
+
+    Where the best of the table ran rounds, the others are left out: they would lose any race.
+    """
     trials = [_trial(replay, at, (float(replay.costs[at]),)) for at in evaluated if replay.works[at]]
-    return tuple(replay.places[t.config] for t in finalists(trials, frozenset(), EFFORT)) if trials else ()
+    found = [replay.places[t.config] for t in finalists(trials, frozenset(), EFFORT)] if trials else []
+    return tuple(at for at in found if not replay.tape.processes or at in replay.tape.entrants)
 
 
 def raced(replay: Replay, entrants: Sequence[int], rounds: int = EFFORT.rounds) -> Decision:
     """The race that tuning would hold, on resampled rounds, and its winner by the rule of the table of winners."""
     steps = race.race(len(entrants), rounds, processes=PROCESSES)
-    active, passes = next(steps), replay.racing(entrants)
-    seconds = EFFORT.race_seconds
-    for number in itertools.count():
+    active, seconds = next(steps), EFFORT.race_seconds
+    for source in itertools.cycle(replay.racing(entrants, PROCESSES)):
         racing = [entrants[at] for at in active]
-        taken = replay.rounds(racing, [passes[number % len(passes)]] * BLOCK)
-        block = [list(drawn) for drawn in taken]
+        block = [list(drawn) for drawn in replay.block(racing, source)]
         seconds -= sum(_calls(replay, at) * sum(drawn) for at, drawn in zip(racing, block))
         try:
             active = steps.send((block, seconds <= 0.0))
@@ -83,8 +85,13 @@ def repeated(replay: Replay, entrants: Sequence[int], repeats: int, *, in_turn: 
     They come from one process, as a tuner that measures one config after the other takes them, or from all processes
     `in_turn`, as a race does.
     """
-    passes = replay.in_turn(entrants, repeats) if in_turn else replay.in_one(repeats)
-    medians = np.median(replay.rounds(entrants, passes), axis=1)
+    if in_turn:
+        sources = itertools.cycle(replay.racing(entrants, PROCESSES))
+        blocks = [replay.block(entrants, source) for source in itertools.islice(sources, -(-repeats // BLOCK))]
+        taken = np.concatenate(blocks, axis=1)[:, :repeats]
+    else:
+        taken = replay.visit(entrants, replay.one_pass(), repeats)
+    medians = np.median(taken, axis=1)
     return Decision(entrants[int(medians.argmin())], tuple(entrants), repeats * len(entrants))
 
 

@@ -1,7 +1,8 @@
 """Records complete spaces: several passes over every config, each in a fresh process and in an order of its own.
 
-Further passes over the configs near the best alone make sure of the truth about them.
-So the noise in a table is that of a machine over time and over processes, not of one visit.
+Further passes over the configs near the best tell who these are. The finalists of a race then run rounds side by side,
+which make sure of the truth about them: on a shared machine visits that are minutes apart differ by 20 % and more,
+neighbours in a round do not. So the noise in a table is that of a machine over time and processes, not of one visit.
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ import random
 import shutil
 import statistics
 import time
+import uuid
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 from perfsuite import detect
 from perfsuite.kernel import Config, Kernel
-from perfsuite.lab.table import FEWEST_PASSES, LabTable, Subject, TableError, Visits, read
+from perfsuite.lab.table import FEWEST_PASSES, LabTable, Raced, Subject, TableError, Visits, read
 from perfsuite.machine import Machine
-from perfsuite.plan import elsewhere, refused
+from perfsuite.plan import EFFORTS, elsewhere, refused
 from perfsuite.policy import Policy
 from perfsuite.registry import Job, Registry
 from perfsuite.trial import Failure
-from perfsuite.worker import Attempt, Candidate, Worker, alone
+from perfsuite.worker import Attempt, Candidate, Heat, Worker, WorkerDied, alone
 
 # A space of fewer configs is tried whole by any strategy, and tells none from another.
 FEWEST_CONFIGS = 60
@@ -45,13 +47,16 @@ _NEAR = 1.25
 class Effort:
     """How much to record: passes over the space, samples of every config in each, seconds of timing in each visit.
 
-    `near` further passes go over the configs near the best alone: the truth about these decides who is a false winner.
+    `near` further passes go over the configs near the best alone. The best of all then run `rounds` side by side in
+    each of so many `processes`: the truth about these decides who is a false winner.
     """
 
     passes: int = 8
     samples: int = 8
     seconds: float = 0.01
-    near: int = 24
+    near: int = 8
+    processes: int = 24
+    rounds: int = 32
 
     def __post_init__(self) -> None:
         if self.passes < FEWEST_PASSES:
@@ -61,17 +66,20 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Visited:
-    """One config was visited: the `at`-th visit `of` those that the table needs, and the config's visits so far."""
+class Step:
+    """One more visit or process with rounds, the `at`-th `of` those that the table needs so far as is known.
+
+    `failure` says why the config of a visit does not work.
+    """
 
     subject: Subject
-    config: Config
     at: int
     of: int
-    visits: Visits
+    config: Config | None = None
+    failure: str = ""
 
 
-Recording = Generator[Visited, None, None]
+Recording = Generator[Step, None, None]
 
 
 def subjects(known: Registry, patterns: Sequence[str], machine: Machine, policy: Policy) -> tuple[Subject, ...]:
@@ -111,7 +119,7 @@ def _any(known: Registry, patterns: Sequence[str], job: Job, kernel: str) -> boo
 def record(subject: Subject, kernel: Kernel, effort: Effort, folder: Path) -> Recording:
     """Record the table of the subject, whose kernel is given, into the folder; goes on where a recording stopped.
 
-    Stopped between two visits, it keeps all of them in a file whose name ends in .part. ValueError if nothing works.
+    Stopped between two steps, it keeps all of them in a file whose name ends in .part. ValueError if nothing works.
     """
     path = folder / subject.filename
     part, builds = (path.with_name(path.name + ending) for ending in (_PART, _BUILDS))
@@ -120,6 +128,9 @@ def record(subject: Subject, kernel: Kernel, effort: Effort, folder: Path) -> Re
         with _fresh_caches(builds):
             for number in range(effort.passes + effort.near):
                 yield from draft.record(kernel, number, effort)
+                draft.table().save(part)
+            for number in range(effort.processes):
+                yield from draft.race(kernel, number, effort)
                 draft.table().save(part)
     except (KeyboardInterrupt, GeneratorExit):
         draft.table().save(part)
@@ -139,6 +150,7 @@ class _Draft:
     subject: Subject
     visits: list[Visits]
     created: float
+    raced: Raced = field(default_factory=Raced)
 
     @classmethod
     def begun(cls, subject: Subject, part: Path) -> _Draft:
@@ -146,11 +158,11 @@ class _Draft:
         with contextlib.suppress(TableError):
             left = read(part)
             if left.subject.key == subject.key:
-                return cls(subject, list(left.visits), left.created)
+                return cls(subject, list(left.visits), left.created, left.raced)
         return cls(subject, [Visits()] * len(subject.space), time.time())
 
     def table(self) -> LabTable:
-        return LabTable(self.subject, tuple(self.visits), self.created)
+        return LabTable(self.subject, tuple(self.visits), self.created, self.raced)
 
     def record(self, kernel: Kernel, number: int, effort: Effort) -> Recording:
         """Visit every config that belongs to this pass and has not been in it, in the pass's own order and process."""
@@ -158,17 +170,41 @@ class _Draft:
         order = [at for at, count in enumerate(wanted) if len(self.visits[at].passes) == number < count]
         random.Random(f"{self.subject} {number}").shuffle(order)
         policy = self.subject.policy
-        worker = Worker(detect.divided_cores(policy.threads)[0], policy.threads)
-        try:
+        with _worker(policy) as worker:
             for at in order:
-                config = self.subject.space.configs[at]
+                candidate = self._candidate(kernel, at)
                 with alone():
-                    attempt = worker.measure(Candidate(self.subject.workload, kernel, config), policy, effort.seconds)
+                    attempt = worker.measure(candidate, policy, effort.seconds)
                 self.visits[at] = _with(self.visits[at], attempt, effort.samples)
                 done = sum(len(v.passes) for v in self.visits)
-                yield Visited(self.subject, config, done, sum(wanted), self.visits[at])
-        finally:
-            worker.close()
+                needed = sum(wanted) + effort.processes
+                yield Step(self.subject, done, needed, candidate.config, self.visits[at].failure)
+
+    def race(self, kernel: Kernel, number: int, effort: Effort) -> Recording:
+        """Rounds that the best configs run side by side in a process of its own; nothing where one config is left."""
+        entrants = self.raced.entrants or self._best()
+        if len(self.raced.processes) > number or len(entrants) < 2:
+            return
+        policy = self.subject.policy
+        heat = Heat(uuid.uuid4().hex, tuple(self._candidate(kernel, at) for at in entrants), policy)
+        with _worker(policy) as worker, alone():
+            try:
+                block = worker.race(heat, range(len(entrants)), effort.rounds, number)
+            except WorkerDied as died:
+                raise ValueError(f"{self.subject}: the race of its best configs ended early: {died}") from died
+        held = tuple(tuple(one.sample for one in taken) for taken in block.taken)
+        self.raced = Raced(entrants, (*self.raced.processes, held))
+        done = sum(len(v.passes) for v in self.visits)
+        yield Step(self.subject, done + number + 1, done + effort.processes)
+
+    def _candidate(self, kernel: Kernel, at: int) -> Candidate:
+        return Candidate(self.subject.workload, kernel, self.subject.space.configs[at])
+
+    def _best(self) -> tuple[int, ...]:
+        """As many configs as a race has, the fastest in all passes."""
+        working = [at for at, v in enumerate(self.visits) if not v.failure]
+        medians = {at: _best(self.visits[at], len(self.visits[at].passes)) for at in working}
+        return tuple(sorted(working, key=medians.__getitem__)[: EFFORTS["default"].finalists])
 
     def _wanted(self, effort: Effort) -> list[int]:
         """The passes that each config is to be in; none, once it has failed."""
@@ -179,6 +215,16 @@ class _Draft:
             0 if v.failure else effort.passes + effort.near * (whole and best <= near)
             for v, best in zip(self.visits, bests)
         ]
+
+
+@contextlib.contextmanager
+def _worker(policy: Policy) -> Iterator[Worker]:
+    """A fresh process where `tune` measures."""
+    worker = Worker(detect.divided_cores(policy.threads)[0], policy.threads)
+    try:
+        yield worker
+    finally:
+        worker.close()
 
 
 def _best(visits: Visits, passes: int) -> float:

@@ -41,16 +41,16 @@ def record(
     return written
 
 
-def _one(subject: Subject, visits: lab.Recording, console: Console, quiet: bool) -> None:
+def _one(subject: Subject, steps: lab.Recording, console: Console, quiet: bool) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     start, failed = time.monotonic(), 0
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(str(subject).replace("[", "\\["), total=None)
-        for visited in visits:
-            bar.update(task, completed=visited.at, total=visited.of)
-            if visited.visits.failure:
+        for step in steps:
+            bar.update(task, completed=step.at, total=step.of)
+            if step.failure:
                 failed += 1
-                _say(console, f"✗ {visited.subject} {visited.config}: {visited.visits.failure}", quiet)
+                _say(console, f"✗ {step.subject} {step.config}: {step.failure}", quiet)
     count = units.several(len(subject.space), "config")
     _say(console, f"{subject}: {count}, {failed} failed, in {units.duration(time.monotonic() - start)}", quiet)
 

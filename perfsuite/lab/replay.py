@@ -1,10 +1,11 @@
 """A table played back: what a search, a race and the truth would be under one seed, without any device.
 
-The seed splits the passes over the whole space into two halves, and the further passes over the best likewise. A search
-sees, of every config, the median of a bootstrap resample of one visit of the first half. A race draws each block from a
-visit of the first halves, because each lies in memory of its own, as a visit does. The truth is what the second halves,
-which neither has seen, say of a config beside all others in the same pass. The kernel's default is hidden, because its
-author chose it on such a machine: a search starts at a random config that works.
+The seed splits the passes over the whole space into two halves, the further passes over the best likewise, and the
+processes that held rounds. A search sees, of every config, the median of a bootstrap resample of one visit of the first
+half. A race draws each block from the rounds that the best configs ran side by side in a process of the first half. The
+truth is what the second halves, which neither has seen, say of a config beside all others: in the same rounds of those
+that raced, else in the same pass. A table without rounds gives a race visits of its first halves instead. The kernel's
+default is hidden, because its author chose it on such a machine: a search starts at a random config that works.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +38,8 @@ class Tape:
         self.table = table
         self.visits = [[np.array(taken) for taken in visits.passes] for visits in table.visits]
         self.works = np.array([not visits.failure for visits in table.visits])
+        self.processes = [np.array(process) for process in table.raced.processes]
+        self.entrants = {at: row for row, at in enumerate(table.raced.entrants)}
         self.places = {config: at for at, config in enumerate(table.subject.space)}
 
     @cached_property
@@ -56,8 +60,26 @@ class Tape:
 
     @cached_property
     def level(self) -> Floats:
-        """Log seconds of each config over all passes."""
-        return np.asarray(np.nanmedian(self.levels, axis=1))
+        """Log seconds of each config over all passes, and over all rounds of those that raced."""
+        return self.over(slice(None), slice(None))
+
+    @cached_property
+    def _raced(self) -> Floats:
+        """(entrant, process): log seconds, less what the process was slower than others for all entrants alike."""
+        levels = np.array([np.median(np.log(process), axis=1) for process in self.processes]).T
+        return np.asarray(levels - levels.mean(axis=0) + levels.mean())
+
+    def over(self, passes: Any, processes: Any) -> Floats:
+        """Log seconds of each config over some passes, and over some processes of those that raced.
+
+        What raced lies as high as it does in the passes: the two were recorded at different times.
+        """
+        levels = np.asarray(np.nanmedian(self.levels[:, passes], axis=1))
+        if self.processes:
+            entrants = list(self.entrants)
+            raced = self._raced[:, processes].mean(axis=1)
+            levels[entrants] = raced - raced.mean() + levels[entrants].mean()
+        return levels
 
 
 class Replay:
@@ -72,6 +94,8 @@ class Replay:
         self._seen = split[: self.table.passes // 2]
         self._raced = np.concatenate([self._seen, further[: len(further) // 2]])
         self._fresh = np.concatenate([split[self.table.passes // 2 :], further[len(further) // 2 :]])
+        held = self.random.permutation(len(tape.processes))
+        self._held, self._held_fresh = held[: len(held) // 2], held[len(held) // 2 :]
         self.costs = self._costs()
         self.start = int(self.random.choice(np.flatnonzero(self.works)))
 
@@ -92,7 +116,7 @@ class Replay:
     @cached_property
     def truth(self) -> Floats:
         """Seconds of each config under the fresh data; infinity for one that fails."""
-        return np.asarray(np.exp(np.nanmedian(self.tape.levels[:, self._fresh], axis=1)))
+        return np.asarray(np.exp(self.tape.over(self._fresh, self._held_fresh)))
 
     def best(self, among: Sequence[int] | None = None) -> int:
         """The best config (of those given) over all passes.
@@ -122,28 +146,30 @@ class Replay:
         timed = [len(v.passes[0]) * v.calls if v.passes else 0 for v in self.table.visits]
         return np.asarray(built + np.where(self.works, self.costs, 0.0) * np.array(timed))
 
-    def racing(self, entrants: Sequence[int]) -> list[int]:
-        """The passes that a race draws its blocks from: those of the first halves that all entrants were in."""
+    def racing(self, entrants: Sequence[int], processes: int) -> list[int]:
+        """Where a race of the entrants takes its blocks from in turn: `processes` of the first half that held rounds.
+
+        Of a table without rounds, all passes of the first halves that all entrants were in.
+        """
+        if self.tape.processes:
+            return [int(n) for n in self.random.choice(self._held, min(processes, len(self._held)), replace=False)]
         return [int(n) for n in self._raced if all(n < len(self.tape.visits[at]) for at in entrants)]
 
-    def rounds(self, entrants: Sequence[int], passes: Sequence[int]) -> Floats:
-        """(entrant, round): a sample of each entrant in each round, drawn from its visit in the round's pass."""
-        drawn = np.empty((len(entrants), len(passes)))
-        chosen = np.asarray(passes)
-        for row, at in enumerate(entrants):
-            for number in np.unique(chosen):
-                visit, here = self.tape.visits[at][number], chosen == number
-                drawn[row, here] = self.random.choice(visit, int(here.sum()))
-        return drawn
+    def block(self, entrants: Sequence[int], source: int) -> Floats:
+        """(entrant, round): BLOCK successive rounds of one of the sources of a race."""
+        if not self.tape.processes:
+            return self.visit(entrants, source, BLOCK)
+        rounds = self.tape.processes[source]
+        first = BLOCK * int(self.random.integers(rounds.shape[1] // BLOCK))
+        return np.asarray(rounds[[self.tape.entrants[at] for at in entrants], first : first + BLOCK])
 
-    def in_turn(self, entrants: Sequence[int], count: int) -> list[int]:
-        """The passes of `count` rounds that come in blocks from those of a race in turn."""
-        passes = self.racing(entrants)
-        return [passes[k // BLOCK % len(passes)] for k in range(count)]
+    def visit(self, entrants: Sequence[int], number: int, count: int) -> Floats:
+        """(entrant, sample): so many samples of each entrant, drawn from its visit in the pass."""
+        return np.array([self.random.choice(self.tape.visits[at][number], count) for at in entrants])
 
-    def in_one(self, count: int) -> list[int]:
-        """The passes of `count` rounds that are all of one pass."""
-        return [int(self.random.choice(self._seen))] * count
+    def one_pass(self) -> int:
+        """A pass of the first half, as a tuner that measures one config after the other has it."""
+        return int(self.random.choice(self._seen))
 
 
 @dataclass(frozen=True)

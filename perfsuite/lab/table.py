@@ -72,13 +72,28 @@ class Visits:
     failure: str = ""
 
 
+@dataclass(frozen=True)
+class Raced:
+    """Rounds that some configs ran side by side: `entrants` are their places in the space.
+
+    For each process the samples of each entrant, in seconds, one for each round.
+    """
+
+    entrants: tuple[int, ...] = ()
+    processes: tuple[tuple[tuple[float, ...], ...], ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class LabTable:
-    """`visits` belong to the configs of the subject's space, in its order. `created` is in seconds since the epoch."""
+    """`visits` belong to the configs of the subject's space, in its order; `raced` are the best of them.
+
+    `created` is in seconds since the epoch.
+    """
 
     subject: Subject
     visits: tuple[Visits, ...]
     created: float
+    raced: Raced = Raced()
 
     def __post_init__(self) -> None:
         if len(self.visits) != len(self.subject.space):
@@ -114,6 +129,8 @@ class LabTable:
             "calls": [v.calls for v in self.visits],
             "build_seconds": [_rounded(v.build_seconds) for v in self.visits],
             "failures": {str(at): v.failure for at, v in enumerate(self.visits) if v.failure},
+            "entrants": self.raced.entrants,
+            "rounds": [[[_rounded(t) for t in taken] for taken in process] for process in self.raced.processes],
         }
 
     @classmethod
@@ -138,7 +155,12 @@ class LabTable:
             )
             for at, (config, passes, calls, seconds) in enumerate(columns)
         }
-        return cls(subject, tuple(known[config] for config in subject.space), float(data["created"]))
+        places = {config: at for at, config in enumerate(subject.space)}
+        raced = Raced(
+            tuple(places[configs[at]] for at in data.get("entrants", ())),
+            tuple(tuple(tuple(map(float, taken)) for taken in process) for process in data.get("rounds", ())),
+        )
+        return cls(subject, tuple(known[config] for config in subject.space), float(data["created"]), raced)
 
 
 def _rounded(seconds: float) -> float:
