@@ -122,15 +122,15 @@ def examine(op: Op, kernel: Kernel, configs: int, most_workloads: int | None = N
     return Finding(str(kernel), op.name, answers, None, None if answers else next(iter(reasons), "no test workloads"))
 
 
-def run(pattern: str | None, configs: int, console: Console | None) -> Iterator[Finding]:
-    """Check the kernels that the pattern names, and print each finding where there is a console.
+def run(patterns: Sequence[str], configs: int, console: Console | None) -> Iterator[Finding]:
+    """Check the kernels that the patterns name, all without any, and print each finding where there is a console.
 
     They run in a child process, so that one that crashes or hangs is a finding like any other.
     """
     known = registry.discover()
     pairs = dict.fromkeys(
         (job.workload.op, str(kernel))
-        for job in known.select([pattern] if pattern else [], tests=True)
+        for job in known.select(patterns, tests=True)
         for kernel in job.kernels
     )
     child: ProcessPoolExecutor | None = None
