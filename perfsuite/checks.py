@@ -122,22 +122,22 @@ def examine(op: Op, kernel: Kernel, configs: int, most_workloads: int | None = N
     return Finding(str(kernel), op.name, answers, None, None if answers else next(iter(reasons), "no test workloads"))
 
 
-def run(patterns: Sequence[str], configs: int, console: Console | None) -> Iterator[Finding]:
+def run(patterns: Sequence[str], configs: int, compiled: int, console: Console | None) -> Iterator[Finding]:
     """Check the kernels that the patterns name, all without any, and print each finding where there is a console.
 
-    They run in a child process, so that one that crashes or hangs is a finding like any other.
+    Kernels of torch.compile, which takes seconds for each shape and config, are checked with their default on the first
+    `compiled` workloads of each op. All run in a child process, so that one that crashes or hangs is a finding like any
+    other.
     """
     known = registry.discover()
     pairs = dict.fromkeys(
-        (job.workload.op, str(kernel))
-        for job in known.select(patterns, tests=True)
-        for kernel in job.kernels
+        (job.workload.op, str(kernel)) for job in known.select(patterns, tests=True) for kernel in job.kernels
     )
     child: ProcessPoolExecutor | None = None
     for op, kernel in pairs:
         child = child or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         try:
-            finding = child.submit(_examined, op, kernel, configs).result(_LONGEST)
+            finding = child.submit(_examined, op, kernel, configs, compiled).result(_LONGEST)
         except (BrokenProcessPool, TimeoutError) as ended:
             hung = isinstance(ended, TimeoutError)
             reason = f"did not end within {_LONGEST:.0f} s" if hung else "crashed the process"
@@ -151,10 +151,11 @@ def run(patterns: Sequence[str], configs: int, console: Console | None) -> Itera
         child.shutdown()
 
 
-def _examined(op: str, kernel: str, configs: int) -> Finding:
+def _examined(op: str, kernel: str, configs: int, compiled: int) -> Finding:
     """`examine` by name: an op and a kernel hold functions, which do not travel to another process."""
     known = _discovered()
-    return examine(known.ops[op], known.kernels[kernel], configs)
+    how = (1, compiled) if known.kernels[kernel].name.startswith("inductor") else (configs, None)
+    return examine(known.ops[op], known.kernels[kernel], *how)
 
 
 _discovered = functools.cache(registry.discover)

@@ -133,12 +133,13 @@ def best(pattern: Pattern = None, db: Database = None, as_json: Json = False) ->
 def check(
     patterns: Patterns = None,
     configs: Annotated[int, typer.Option(min=1, help="Configurations of each kernel to check.")] = 3,
+    compiled: Annotated[int, typer.Option(min=1, help="Workloads of each op for kernels of torch.compile.")] = 2,
     as_json: Json = False,
 ) -> None:
     """Check every kernel against its float64 reference on all test workloads and edge cases."""
     from perfsuite import checks
 
-    findings = list(checks.run(tuple(patterns or ()), configs, None if as_json else terminal.console()))
+    findings = list(checks.run(tuple(patterns or ()), configs, compiled, None if as_json else terminal.console()))
     if as_json:
         terminal.print_json([finding.to_json() for finding in findings])
     if any(finding.reason for finding in findings):
