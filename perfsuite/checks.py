@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from perfsuite import check, detect, registry
+from perfsuite import check, detect, registry, units
 from perfsuite.kernel import Config, Kernel, Run, Unfit
 from perfsuite.op import Op, Workload
 from perfsuite.plan import refused
@@ -39,13 +39,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one kernel and op: how many answers were compared, and the first wrong one or None."""
+    """What came of one kernel and op: how many answers were compared, and the first wrong one or None.
+
+    They are of the first `workloads` alone; None if of all.
+    """
 
     kernel: str
     op: str
     answers: int
     reason: str | None
     refused: str | None = None
+    workloads: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -119,7 +123,8 @@ def examine(op: Op, kernel: Kernel, configs: int, most_workloads: int | None = N
             answers += 1
             if wrong is not None:
                 return Finding(str(kernel), op.name, answers, f"{case.workload} {case.about}, {config}: {wrong}")
-    return Finding(str(kernel), op.name, answers, None, None if answers else next(iter(reasons), "no test workloads"))
+    refusal = None if answers else next(iter(reasons), "no test workloads")
+    return Finding(str(kernel), op.name, answers, None, refusal, most_workloads)
 
 
 def run(patterns: Sequence[str], configs: int, compiled: int, console: Console | None) -> Iterator[Finding]:
@@ -173,4 +178,5 @@ def _line(finding: Finding) -> Text:
         return Text(f"- {name}: {finding.refused}", style="yellow")
     if finding.reason:
         return Text(f"✗ {name}: {finding.reason}", style="red")
-    return Text.assemble(("✓ ", "green"), f"{name}: {finding.answers} answers right")
+    some = f" on the first {units.several(finding.workloads, 'workload')}" if finding.workloads else ""
+    return Text.assemble(("✓ ", "green"), f"{name}: {finding.answers} answers right{some}")

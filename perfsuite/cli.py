@@ -136,7 +136,7 @@ def check(
     compiled: Annotated[int, typer.Option(min=1, help="Workloads of each op for kernels of torch.compile.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Check every kernel against its float64 reference on all test workloads and edge cases."""
+    """Check every kernel against its float64 reference on test workloads and edge cases; compiled ones on the first."""
     from perfsuite import checks
 
     findings = list(checks.run(tuple(patterns or ()), configs, compiled, None if as_json else terminal.console()))

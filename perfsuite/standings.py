@@ -20,8 +20,9 @@ from perfsuite.targets import Bound, Target
 # Shapes named for each target that is missed.
 _NAMED = 3
 _AT_BEST = (
-    "at best: the ratio if every row took what rows of its length take on the shape where they are fastest. Where that "
-    "is beyond the target, the kernel's instructions miss it; else it waits for memory, or a call is too short."
+    "at best: the ratio if every row took what rows of its length take on the shape where they are fastest (-: it is "
+    "the only shape). Beyond the target, the kernel's instructions miss it; else it waits for memory, or a call is too "
+    "short."
 )
 
 
@@ -30,14 +31,14 @@ class Ratio:
     """Time over time on one workload, of the kernel with its config.
 
     `at_best` is what it would be if every row took as long as on the shape where rows of its length are fastest: what
-    the kernel's instructions cost, whatever memory does.
+    is left of it when memory is out of the way. None where no other shape with rows of its length was raced.
     """
 
     workload: str
     kernel: str
     config: str
     value: float
-    at_best: float
+    at_best: float | None
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,14 @@ class Standing:
 def standings(races: Sequence[Sequence[Row]]) -> list[Standing]:
     """Of each op, dtype and place where kernels of perfsuite's own, others and a floor raced together."""
     found: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
-    least: dict[object, float] = {}
+    seconds: dict[object, list[float]] = defaultdict(list)
     for race in races:
         ours = min((row for row in race if row.role == OURS), key=lambda row: row.seconds, default=None)
         if ours is not None and ours.against_floor is not None and ours.against_other is not None:
             workload = Workload.parse(ours.workload)
             found[workload.op, workload.dtype, targets.place(ours.level)].append(ours)
-            like, seconds = _of_a_row(ours)
-            least[like] = min(seconds, least.get(like, seconds))
+            like, of_a_row = _of_a_row(ours)
+            seconds[like].append(of_a_row)
     order = targets.OPS
     places = (targets.L2, targets.L3, targets.BEYOND)
 
@@ -84,7 +85,7 @@ def standings(races: Sequence[Sequence[Row]]) -> list[Standing]:
         return order.index(op) if op in order else len(order), op, dtype != "f32", places.index(place)
 
     return [
-        Standing(*key, *(_ratios(found[key], against, least) for against in ("against_floor", "against_other")))
+        Standing(*key, *(_ratios(found[key], against, seconds) for against in ("against_floor", "against_other")))
         for key in sorted(found, key=rank)
     ]
 
@@ -96,12 +97,14 @@ def _of_a_row(row: Row) -> tuple[object, float]:
     return (workload.op, workload.dtype, tuple(lengths)), row.seconds / max(1, count)
 
 
-def _ratios(rows: Sequence[Row], against: str, least: Mapping[object, float]) -> tuple[Ratio, ...]:
+def _ratios(rows: Sequence[Row], against: str, seconds: Mapping[object, Sequence[float]]) -> tuple[Ratio, ...]:
+    """`seconds` are those that one row takes on each of the shapes with rows of its length."""
     ratios = []
     for row in rows:
-        like, seconds = _of_a_row(row)
+        like, of_a_row = _of_a_row(row)
         value = float(getattr(row, against))
-        ratios.append(Ratio(row.workload, row.kernel, row.config, value, value * least[like] / seconds))
+        at_best = value * min(seconds[like]) / of_a_row if len(seconds[like]) > 1 else None
+        ratios.append(Ratio(row.workload, row.kernel, row.config, value, at_best))
     return tuple(sorted(ratios, key=lambda ratio: -ratio.value))
 
 
@@ -198,7 +201,7 @@ def _missed(found: Sequence[Standing]) -> Grid | None:
         for against, (ratios, bound) in zip(("floor", "best other"), _against(standing, standing.target)):
             if bound is not None and (mean(ratios) > bound.mean or ratios[0].value > bound.worst):
                 for ratio in ratios[:_NAMED]:
-                    figures = (f"{value:.2f}" for value in (ratio.value, ratio.at_best))
+                    figures = ("-" if value is None else f"{value:.2f}" for value in (ratio.value, ratio.at_best))
                     who = (ratio.kernel, _plain(ratio.config))
                     grid.add_row(standing.label, standing.place, against, _shape(ratio), *figures, *who)
     return grid if grid.row_count else None

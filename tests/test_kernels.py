@@ -24,7 +24,7 @@ PAIRS = [
     for kernel in KNOWN.kernels_for(op.name)
 ]
 # torch.compile takes about a second for each shape; the other shapes run with --slow.
-COMPILED_WORKLOADS, COMPILED_CONFIGS, CONFIGS = 2, 1, 2
+COMPILED_WORKLOADS, COMPILED_CONFIGS, CONFIGS = 2, 1, 3
 
 
 def test_every_file_could_be_used() -> None:
