@@ -182,7 +182,7 @@ class _Draft:
 
     def race(self, kernel: Kernel, number: int, effort: Effort) -> Recording:
         """Rounds that the best configs run side by side in a process of its own; nothing where one config is left."""
-        entrants = self.raced.entrants or self._best()
+        entrants = self.raced.entrants or self._finalists()
         if len(self.raced.processes) > number or len(entrants) < 2:
             return
         policy = self.subject.policy
@@ -200,7 +200,7 @@ class _Draft:
     def _candidate(self, kernel: Kernel, at: int) -> Candidate:
         return Candidate(self.subject.workload, kernel, self.subject.space.configs[at])
 
-    def _best(self) -> tuple[int, ...]:
+    def _finalists(self) -> tuple[int, ...]:
         """As many configs as a race has, the fastest in all passes."""
         working = [at for at, v in enumerate(self.visits) if not v.failure]
         medians = {at: _best(self.visits[at], len(self.visits[at].passes)) for at in working}
