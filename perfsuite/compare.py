@@ -19,12 +19,12 @@ from perfsuite.machine import Machine
 from perfsuite.op import ITEMSIZE, Op, Workload
 from perfsuite.plan import PROBES, elsewhere, refused, require_device
 from perfsuite.policy import Policy
-from perfsuite.race import BLOCK
 from perfsuite.racing import Racers
 from perfsuite.registry import Registry
 from perfsuite.results import Results
 from perfsuite.roofline import Ceilings
 from perfsuite.seeds import Seeds
+from perfsuite.stats import BLOCK
 from perfsuite.timeline import Recorder
 from perfsuite.trial import Failure
 from perfsuite.worker import Candidate, WorkerDied, alone
@@ -116,11 +116,11 @@ class Draw:
                 self._say(f"{kernel} is left out on {workload.op} {workload.dtype}: {refusal}")
 
     def _configs(self, workload: Workload, kernel: Kernel) -> tuple[Config, ...]:
-        best = self.seeds.best(workload, kernel)
+        best = self.seeds.best(workload, str(kernel))
         if best is not None:
             return (best,)
         space = kernel.space(workload, self.machine)
-        return tuple(dict.fromkeys((*self.seeds.first(workload, kernel, space)[:1], space.configs[0])))
+        return tuple(dict.fromkeys((*self.seeds.first(workload, str(kernel), space)[:1], space.configs[0])))
 
     def _probe(self, workload: Workload) -> Workload:
         """A copy of as many bytes, half read and half written; a triad for what reads two tensors to write one."""

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 
-from perfsuite.stats import Contrast, Verdict, winsorised
+from perfsuite.stats import BLOCK, Contrast, Verdict, moderated, quickest, quiet
 
-# Who is certainly within this of the leader may as well be taken.
+# Who is surely no more than this slower than any other may as well be taken.
 INDIFFERENT = 0.02
-# Rounds asked for at a time, and the fewest before a verdict counts: a block from each of three processes.
-BLOCK, FEWEST = 4, 12
+# The fewest rounds before a verdict counts: a block from each of three processes.
+FEWEST = 3 * BLOCK
+# Of so many successive rounds the quickest counts. Replayed from recorded rounds, races with two were wrong as rarely
+# as those with four, and a kernel of 0.1 s has only 30 rounds.
+_OF = 2
 # The next test comes after so many times the rounds of the last: thousands of rounds, judged after each block, would
 # take longer to judge than to run.
 _LATER = 1.1
-# Who needs this much more time in every sample of two blocks than the other in any of its own needs no test. One block
-# comes from one process, and there equals were seen that far apart.
+# Who needs this much more time in every sample of two blocks than the other in its quickest of all needs no test. One
+# block comes from one process, and there equals were seen that far apart.
 _FAR, _FAR_ROUNDS = 1.25, 2 * BLOCK
+# Who is less likely than this to be faster than the leader leaves.
+_HOPE = 0.01
+# The race has a winner when it is less likely than this that another is faster by more than INDIFFERENT.
+_DOUBT = 0.005
 
 _MARGIN = 0.01
 
@@ -25,17 +31,17 @@ Samples = list[list[float]]
 Race = Generator[list[int], tuple[Samples, bool], Samples]
 
 
-def race(entrants: int, rounds: int, error: float = 0.01, processes: int = 1) -> Race:
+def race(entrants: int, rounds: int, judged: Collection[int] = (), error: float = 0.01, processes: int = 1) -> Race:
     """Yields the entrants still in the race, is sent BLOCK samples of each and whether time is up, returns all samples.
 
-    The blocks come from `processes` processes in turn. An entrant that is SLOWER than the leader drops out, with
-    `error` shared among the entrants; it keeps its samples. So does one that is far behind in two blocks. The race
-    ends when all that are left lie within INDIFFERENT of the leader, or cannot be told from it in `rounds`; or when
-    time is up and every entrant has FEWEST samples.
+    The blocks come from `processes` processes in turn. The race ends when it is less likely than _DOUBT that the leader
+    is more than INDIFFERENT slower than any other, and each of the `judged` is known, with `error`, to be SLOWER or as
+    close, or cannot be told from the leader in `rounds`; or when time is up and every entrant has FEWEST samples. Who
+    is far behind in two blocks drops out and keeps its samples; so does a judged entrant that is SLOWER, and any other
+    that has hardly a chance to be faster than the leader.
     """
     samples: Samples = [[] for _ in range(entrants)]
     active = list(range(entrants))
-    each = error / max(1, entrants - 1)
     look: float = FEWEST
     while len(samples[active[0]]) < rounds:
         block, late = yield list(active)
@@ -48,9 +54,13 @@ def race(entrants: int, rounds: int, error: float = 0.01, processes: int = 1) ->
         if late:
             break
         look = _LATER * len(samples[leader])
-        others = {e: contrast(samples[e], samples[leader], processes) for e in active if e != leader}
-        active = [e for e in active if e == leader or others[e].verdict(_MARGIN, each) is not Verdict.SLOWER]
-        if not any(_open(others[e], each, rounds) for e in active if e != leader):
+        others = [e for e in active if e != leader]
+        said = {e: contrast(samples[e], samples[leader], processes) for e in others}
+        known = dict(zip(others, moderated(list(said.values()))))
+        left = {e for e in others if (_slower(said[e], error) if e in judged else _hopeless(known[e]))}
+        active = [e for e in active if e not in left]
+        doubt = math.fsum(known[e].chance(INDIFFERENT) for e in others if e not in left)
+        if doubt < _DOUBT and not any(_open(said[e], error, rounds) for e in others if e in judged and e not in left):
             break
     return samples
 
@@ -80,23 +90,32 @@ def verdict(
 def contrast(times: Sequence[float], against: Sequence[float], processes: int = 1) -> Contrast:
     """Of the rounds that both took part in, in blocks from `processes` processes in turn."""
     both = min(len(times), len(against))
-    return Contrast.of(times[:both], against[:both], [at // BLOCK % processes for at in range(both)])
-
-
-def _open(other: Contrast, error: float, rounds: int) -> bool:
-    """Whether it matters which of the two is taken, and more rounds may tell."""
-    return not other.close(INDIFFERENT, error) and other.may_be_decided(INDIFFERENT, error, rounds)
-
-
-def _far(times: Sequence[float], against: Sequence[float]) -> bool:
-    return len(times) >= _FAR_ROUNDS and min(times) > _FAR * max(against)
+    ours, theirs = quickest(times[:both], _OF), quickest(against[:both], _OF)
+    return Contrast.of(ours, theirs, [at * _OF // BLOCK % processes for at in range(len(ours))])
 
 
 def level(times: Sequence[float]) -> float:
-    """What contrasts compare: their mean, with the outliers pulled in, of logarithms."""
-    return statistics.fmean(winsorised([math.log(t) for t in times]))
+    """Seconds; what contrasts compare."""
+    return quiet(times, _OF)
 
 
 def close(times: Sequence[float], against: Sequence[float], margin: float = _MARGIN) -> bool:
-    """Whether the medians lie within the margin, as a tie that a short race could not prove does."""
-    return abs(math.log(statistics.median(times) / statistics.median(against))) <= math.log1p(margin)
+    """Whether the two lie within the margin, as a tie that a short race could not prove does."""
+    return abs(math.log(level(times) / level(against))) <= math.log1p(margin)
+
+
+def _slower(other: Contrast, error: float) -> bool:
+    return other.verdict(_MARGIN, error) is Verdict.SLOWER
+
+
+def _hopeless(other: Contrast) -> bool:
+    return other.mean > math.log1p(_MARGIN) and other.chance() < _HOPE
+
+
+def _open(other: Contrast, error: float, rounds: int) -> bool:
+    """Whether it is not known which of the two to take, and more rounds may tell."""
+    return not other.close(INDIFFERENT, error) and other.may_be_decided(INDIFFERENT, error, rounds // _OF)
+
+
+def _far(times: Sequence[float], against: Sequence[float]) -> bool:
+    return len(times) >= _FAR_ROUNDS and min(times) > _FAR * max(quickest(against, _OF))

@@ -34,7 +34,7 @@ _FAIR, _BEHIND = 24, 1.3
 class Search:
     """One kernel's search on one workload: the config it asks about, unknown so far; it may make `most` trials.
 
-    `building` is how many seconds its builds have taken.
+    `best` is the lowest cost so far, `building` how many seconds its builds have taken.
     """
 
     kernel: Kernel
@@ -53,9 +53,9 @@ class Search:
     def tried(self) -> bool:
         return bool(self.known or self.made)
 
-    def hopeless(self, best: float) -> bool:
-        """Whether it has had a fair chance and its best is far behind that of all kernels."""
-        return len(self.known) + self.made >= _FAIR and self.best > _BEHIND * best
+    def hopeless(self, least: float) -> bool:
+        """Whether it has had a fair chance and its best is far behind the least cost of all kernels."""
+        return len(self.known) + self.made >= _FAIR and self.best > _BEHIND * least
 
     def advance(self, cost: float | None = None) -> bool:
         """Tell the cost of the last config and take the next unknown one; whether there is one and a trial for it."""
@@ -74,17 +74,22 @@ class Search:
 
 @dataclass
 class _Shown:
-    """What the events of one workload say: how many trials of how many, and the best so far."""
+    """What the events of one workload say: how many trials of how many, and the best so far.
+
+    `best` is what a user is shown, `least` the lowest cost, which searches go by.
+    """
 
     ideal: float | None
     of: int
     at: int = 0
     best: float = math.inf
+    least: float = math.inf
     default: float = math.inf
 
     def add(self, trial: Trial, kernel: Kernel, known: bool) -> Tried:
         self.at += 1
         self.best = min(self.best, trial.seconds)
+        self.least = min(self.least, trial.cost)
         self.default = min(self.default, trial.seconds) if kernel.default else self.default
         at, of, best, default = self.at, max(self.at, self.of), self.best, self.default
         return Tried(trial.workload, kernel, trial.config, trial.outcome, known, at, of, best, default, self.ideal)
@@ -133,7 +138,7 @@ class Searches:
             trial = self._trial(stage, Candidate(workload, now.kernel, now.config))
             yield shown.add(trial, now.kernel, known=False)
             now.building += trial.build_seconds
-            if now.advance(trial.seconds):
+            if now.advance(trial.cost):
                 queue.append(now)
         return True
 
@@ -176,19 +181,20 @@ class Searches:
     def _search(self, workload: Workload, kernel: Kernel, most: int) -> Search:
         """The kernel's search before its first question; its `most` is 0 where it has had its trials."""
         trials = self.knowledge.of(workload, kernel)
-        known = {t.config: t.seconds for t in trials}
+        known = {t.config: t.cost for t in trials}
         space = self.knowledge.space(workload, kernel)
         most = min(most, len(space)) - len(known)
         # The same seed in every run: a resumed search asks the same questions and finds the answers known.
         seed = int(digest([str(workload), str(kernel)])[:8], 16)
-        steps = search.STRATEGIES[self.plan.strategy](space, seed, self.knowledge.seeds.first(workload, kernel, space))
+        first = self.knowledge.seeds.first(workload, str(kernel), space)
+        steps = search.STRATEGIES[self.plan.strategy](space, seed, first)
         return Search(kernel, steps, known, most, building=sum(t.build_seconds for t in trials))
 
     def _over(self, search: Search, shown: _Shown) -> bool:
         """Whether a search that has begun would cost more than it may bring."""
         effort = self.plan.effort
         spent = search.building > effort.build_seconds
-        return search.tried and (shown.near(effort.enough) or spent or search.hopeless(shown.best))
+        return search.tried and (shown.near(effort.enough) or spent or search.hopeless(shown.least))
 
     def _next(self, workload: Workload, queue: list[Search], deadline: float) -> Search | None:
         """The first search whose config is built, taken out of the queue; None when its trial would end too late."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from perfsuite.kernel import Config, Kernel, Space
+from perfsuite.kernel import Config, Space
 from perfsuite.machine import Machine
 from perfsuite.op import Workload
 from perfsuite.trial import Trial
@@ -28,21 +28,21 @@ class Seeds:
             return
         known = self._best.setdefault((trial.workload.op, trial.workload.dtype, trial.kernel), {})
         key = trial.workload, trial.machine.id
-        if key not in known or trial.seconds < known[key].seconds:
+        if key not in known or trial.cost < known[key].cost:
             known[key] = trial
 
-    def best(self, workload: Workload, kernel: Kernel) -> Config | None:
+    def best(self, workload: Workload, kernel: str) -> Config | None:
         """The config that was the kernel's fastest on the workload on this machine."""
-        known = self._best.get((workload.op, workload.dtype, str(kernel)), {})
+        known = self._best.get((workload.op, workload.dtype, kernel), {})
         trial = known.get((workload, self._machine.id))
         return None if trial is None else trial.config
 
-    def first(self, workload: Workload, kernel: Kernel, space: Space) -> tuple[Config, ...]:
+    def first(self, workload: Workload, kernel: str, space: Space) -> tuple[Config, ...]:
         """At most MOST configs of the space, of the nearest workload first; of equally near ones, this machine's first.
 
         What is known of the workload on this machine is no seed but the search's own.
         """
-        known = self._best.get((workload.op, workload.dtype, str(kernel)), {}).values()
+        known = self._best.get((workload.op, workload.dtype, kernel), {}).values()
         others = [t for t in known if t.workload != workload or t.machine.id != self._machine.id]
         near = sorted(
             others,

@@ -6,15 +6,19 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 
+# Samples taken one after the other in one place in memory, or round by round in one process of a race.
+BLOCK = 4
 # The number of values at which a confidence sequence is tightest, for its width.
 _TIGHTEST = 20
 # More rounds in the same processes cannot narrow what these differ by. Once that makes up so much of the variance of
 # the mean, it is known well enough to say so.
 _SETTLED = 0.9
+# Values' worth of what all kernels of a race say of the variance of one.
+_PRIOR = 8.0
 
 
 class Verdict(StrEnum):
@@ -64,23 +68,41 @@ def winsorised(values: Sequence[float]) -> list[float]:
     return [min(max(v, middle - reach), middle + reach) for v in values] if reach > 0.0 else list(values)
 
 
+def quickest(times: Sequence[float], of: int) -> list[float]:
+    """The quickest `of` so many successive samples, again and again; of all, where they are fewer.
+
+    What disturbs a sample only adds to it, so the quickest of a few is steadier than their mean: Chen and Revels,
+    "Robust benchmarking in noisy environments", HPEC 2016. The log-ratios of two kernels of 65 us in the same rounds
+    had a standard deviation of 10 %, those of the quickest of two rounds 3.7 %, of four 1.8 %.
+    """
+    return [min(times[at : at + of]) for at in range(0, len(times) - of + 1, of)] or [min(times)]
+
+
+def quiet(times: Sequence[float], of: int = BLOCK) -> float:
+    """Seconds that a kernel takes when little disturbs it: the geometric mean of the quickest, outliers pulled in."""
+    return math.exp(statistics.fmean(winsorised([math.log(t) for t in quickest(times, of)])))
+
+
 @dataclass(frozen=True)
 class Contrast:
     """Paired times as log-ratios: their mean, variance and number, and what the differences between processes add.
 
-    `variance` is that of one round, as far as the mean of many is concerned: rounds taken together in the same memory
-    may resemble each other. `between` is the variance of the mean that comes from processes: the moment estimator of
-    one-way analysis of variance, divided by their number.
+    `variance` is that of one value, as far as the mean of many is concerned: values taken together in one process may
+    resemble each other. `between` is the variance of the mean that comes from the `sources`, the processes: the moment
+    estimator of one-way analysis of variance, divided by their number. `prior` is how many values' worth of knowledge
+    about the variance came from elsewhere.
     """
 
     mean: float
     variance: float
     count: int
     between: float = 0.0
+    sources: int = 1
+    prior: float = 0.0
 
     @classmethod
     def of(cls, times: Sequence[float], against: Sequence[float], sources: Sequence[int] = ()) -> Contrast:
-        """Of `times` (seconds, one per round) to those of another kernel in the same rounds; ValueError if unpaired.
+        """Of `times` (seconds) to those of another kernel at the same moments; ValueError if unpaired.
 
         `sources` names the process that each pair was taken in; neighbours of one source are a block.
         """
@@ -93,7 +115,7 @@ class Contrast:
         if together is not None:
             variance = max(variance, together * len(ratios) / blocks)
         between = _between(groups, variance / len(ratios) * len(groups)) if groups else 0.0
-        return cls(statistics.fmean(ratios), variance, len(ratios), between)
+        return cls(statistics.fmean(ratios), variance, len(ratios), between, len(groups) or 1)
 
     def verdict(self, margin: float, error: float) -> Verdict:
         """FASTER or SLOWER when the confidence sequence excludes 0 *and* the mean lies beyond the margin.
@@ -112,37 +134,55 @@ class Contrast:
         return abs(self.mean) + self.half(error, self.count) <= math.log1p(margin)
 
     def may_be_decided(self, margin: float, error: float, most: int) -> bool:
-        """Whether up to `most` rounds in the same processes may exclude 0, or all beyond the margin.
+        """Whether up to `most` values from the same processes may exclude 0, or all beyond the margin.
 
-        They may if they do for a mean one standard error from this one: after a dozen rounds it says little.
+        They may if they do for a mean one standard error from this one: after a dozen it says little.
         """
         within = self.variance / self.count
         settled = self.between >= _SETTLED * (within + self.between)
-        expected = Contrast(self.mean, self.variance, self.count, self.between if settled else 0.0).half(error, most)
+        expected = replace(self, between=self.between if settled else 0.0).half(error, most)
         off = math.sqrt(within)
         return expected < max(abs(self.mean) + off, math.log1p(margin) - max(0.0, abs(self.mean) - off))
 
     def half(self, error: float, count: int) -> float:
-        """Half the width of the confidence sequence's interval at `count` rounds; infinite while it says nothing."""
+        """Half the width of the confidence sequence's interval at `count` values; infinite while it says nothing."""
         if self.count < 3 or count < 3:
             return math.inf
         deviation = math.sqrt(self.variance / count + self.between)
         return _reach(count, error) * deviation if deviation > 0.0 else 0.0
 
+    def chance(self, margin: float = 0.0) -> float:
+        """How likely the mean is in truth more than `margin` below 0: the posterior, which knew nothing of it before.
 
-def compare(
-    times: Sequence[float],
-    against: Sequence[float],
-    margin: float = 0.01,
-    error: float = 0.01,
-    sources: Sequence[int] = (),
-) -> Verdict:
-    """Verdict on paired `times` (seconds, one per round) against those of another kernel in the same rounds.
+        A t distribution, its degrees of freedom by Welch and Satterthwaite. What a choice goes by, not a verdict: it
+        may be looked at as often as one likes, but says how likely an error is now, not ever.
+        """
+        from scipy.special import stdtr
 
-    `sources` names the process that each pair was taken in: what the processes differ by beyond chance widens the
-    interval.
+        if self.count < 3:
+            return 0.5
+        within = self.variance / self.count
+        variance, below = within + self.between, -math.log1p(margin) - self.mean
+        if variance == 0.0:
+            return float(below > 0.0)
+        parts = [(within, self.count - 1 + self.prior), (self.between, self.sources - 1)]
+        freedom = variance**2 / sum(part**2 / own for part, own in parts if part > 0.0)
+        return float(stdtr(freedom, below / math.sqrt(variance)))
+
+
+def moderated(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """The contrasts of several kernels in the same rounds, the variance of each drawn towards the middle of all.
+
+    Kernels in one race meet the same noise, and a variance of six values is a poor one: Smyth, "Linear models and
+    empirical Bayes methods for assessing differential expression", 2004. Fewer than three are left as they are.
     """
-    return Contrast.of(times, against, sources).verdict(margin, error)
+    if len(contrasts) < 3:
+        return list(contrasts)
+    middle = statistics.median(c.variance for c in contrasts)
+    return [
+        replace(c, variance=((c.count - 1) * c.variance + _PRIOR * middle) / (c.count - 1 + _PRIOR), prior=_PRIOR)
+        for c in contrasts
+    ]
 
 
 def _variance(values: Sequence[float]) -> float:

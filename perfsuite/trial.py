@@ -15,6 +15,7 @@ from perfsuite.kernel import Config
 from perfsuite.machine import Machine
 from perfsuite.op import Workload
 from perfsuite.policy import Policy
+from perfsuite.stats import quiet
 
 
 class Disturbance(StrEnum):
@@ -78,9 +79,9 @@ class Measurement:
     def median(self) -> float:
         return statistics.median(self.samples)
 
-    @property
-    def best(self) -> float:
-        return min(self.samples)
+    @cached_property
+    def quiet(self) -> float:
+        return quiet(self.samples)
 
     @cached_property
     def spread(self) -> float:
@@ -131,6 +132,11 @@ class Trial:
     def seconds(self) -> float:
         """Median time of one call; infinity for a failed trial."""
         return self.outcome.median if isinstance(self.outcome, Measurement) else float("inf")
+
+    @property
+    def cost(self) -> float:
+        """What a search minimises: the time of one call when little disturbs it; infinity for a failed trial."""
+        return self.outcome.quiet if isinstance(self.outcome, Measurement) else float("inf")
 
     @cached_property
     def id(self) -> str:

@@ -15,7 +15,8 @@ from perfsuite.budget import Costs
 from perfsuite.builds import Builds
 from perfsuite.events import Entered, Event, Finished, Raced, Started
 from perfsuite.knowledge import Knowledge
-from perfsuite.plan import Effort, Plan
+from perfsuite.op import Workload
+from perfsuite.plan import FEWEST_PROCESSES, Effort, Plan
 from perfsuite.race import FEWEST
 from perfsuite.racing import Racers
 from perfsuite.registry import Job
@@ -31,6 +32,8 @@ _FINALIST = 1.2
 _FEWEST_FINALISTS, _CALLS = 3, 5
 # A race may take this share of its workload's share of the budget, and this many seconds however small that is.
 _RACE_SHARE, _SHORTEST_RACE = 0.5, 1.0
+# Times that each process of a race holds a workload's tensors, and what share of the memory all may take.
+_COPIES, _MEMORY_SHARE = 4, 0.25
 # Trials of each kernel on a probe: others wait for the ceilings.
 _PROBE_TRIALS = 3
 # Workloads whose first configs are built ahead.
@@ -69,7 +72,7 @@ class _Run:
         if plan.budget is not None:
             self.deadline = plan.budget - min(_MARGIN, _MARGIN_SHARE * plan.budget)
         timed, free = detect.divided_cores(plan.policy.threads)
-        self.racers = Racers(timed, plan.policy.threads)
+        self.racers = Racers(timed, plan.policy.threads, plan.effort.processes)
         self.builds = Builds.beside(free, plan.policy, recorder)
         bench = self.racers.workers[0]
         self.searches = Searches(plan, knowledge, bench, self.builds, recorder, self.costs)
@@ -193,11 +196,12 @@ class _Run:
         if not begin or self.costs.race(workload, seconds) > self.remaining:
             return None
         candidates = [Candidate(workload, plan.registry.kernels[t.kernel], t.config) for t in entrants]
-        effort = replace(plan.effort, race_seconds=seconds)
+        effort = replace(plan.effort, race_seconds=seconds, processes=self._processes(workload))
+        judged = [at for at, trial in enumerate(entrants) if trial.kernel in plan.registry.defaults]
         try:
             with self.searches.measuring("race", workload):
                 start = self.recorder.now
-                measured = self.racers.race(candidates, plan.policy, effort)
+                measured = self.racers.race(candidates, plan.policy, effort, judged)
         except WorkerDied:
             # It worked a moment ago; the next run races again.
             return None
@@ -207,6 +211,14 @@ class _Run:
         self.sums["races"] += 1
         self.sums["new"] += len(entrants)
         return Raced(workload, len(entrants), known=False)
+
+    def _processes(self, workload: Workload) -> int:
+        """As many as a race may have, whose tensors take up to a share of the memory; on a GPU each takes a context."""
+        if self.plan.policy.device != "cpu":
+            return FEWEST_PROCESSES
+        tensors = _COPIES * self.plan.registry.ops[workload.op].traffic(workload)
+        most = int(_MEMORY_SHARE * self.plan.machine.memory / tensors)
+        return min(self.plan.effort.processes, max(FEWEST_PROCESSES, most))
 
     def finished(self, refused: int) -> Finished:
         timeline, sums = self.recorder.timeline(self.plan.policy, self.plan.budget), self.sums
@@ -231,10 +243,10 @@ def finalists(trials: Sequence[Trial], defaults: frozenset[str], effort: Effort)
 
     Baselines are the default kernels and inductor: every report quotes the speed-up over both from the same race.
     """
-    ordered = sorted(trials, key=lambda t: (t.seconds, t.kernel, str(t.config)))
-    fastest = ordered[0].seconds
+    ordered = sorted(trials, key=lambda t: (t.cost, t.kernel, str(t.config)))
+    fastest = ordered[0].cost
     most = int(min(effort.finalists, effort.race_seconds / (_CALLS * FEWEST * fastest)))
-    chosen = [t for t in ordered if t.seconds <= _FINALIST * fastest][: max(_FEWEST_FINALISTS, most)]
+    chosen = [t for t in ordered if t.cost <= _FINALIST * fastest][: max(_FEWEST_FINALISTS, most)]
     for trial in ordered:
         first = all(trial.kernel != t.kernel for t in chosen)
         if first and (trial.kernel in defaults or trial.kernel.partition("/")[2].startswith("inductor")):

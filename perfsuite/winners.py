@@ -9,7 +9,7 @@ from perfsuite.kernel import Config
 from perfsuite.machine import Machine
 from perfsuite.op import Workload
 from perfsuite.policy import Policy
-from perfsuite.race import close, level, verdict
+from perfsuite.race import level, verdict
 from perfsuite.stats import Verdict
 from perfsuite.table import Entry, Table
 from perfsuite.trial import Trial
@@ -34,17 +34,17 @@ def decide(machine: Machine, trials: Iterable[Trial], digests: Mapping[str, str]
 
 
 def _entry(race: Sequence[Trial], defaults: frozenset[str]) -> Entry:
-    """The winner: the first, in the order of preference, of those that the race cannot tell from the fastest.
+    """The winner: the first, in the order of preference, of the fastest and those that tie with it.
 
     The default comes first, then fewer resources, then names: a tuned kernel replaces the default only if FASTER.
     """
     ordered = sorted(race, key=lambda t: (t.kernel not in defaults, _resources(t.config), t.kernel, str(t.config)))
-    # Who left the race before its end was SLOWER than the leader, which is what its few samples stand for.
+    # Who left the race before its end was slower than the leader, which is what its few samples stand for.
     rounds = max(len(_samples(t)) for t in ordered)
     stayed = [t for t in ordered if len(_samples(t)) == rounds]
     fastest = min(stayed, key=lambda t: level(_samples(t)))
     baseline = next((t for t in ordered if t.kernel in defaults), None)
-    tied = [t for t in stayed if t is fastest or _tied(t, fastest)]
+    tied = [t for t in stayed if t is fastest or _against(t, fastest) is Verdict.TIE]
     winner, said = tied[0], Verdict.DEFAULT
     if baseline is not None and winner is not baseline:
         said = _against(winner, baseline) if baseline in stayed else Verdict.FASTER
@@ -76,8 +76,3 @@ def _samples(trial: Trial) -> tuple[float, ...]:
 def _against(trial: Trial, other: Trial) -> Verdict:
     processes = trial.measurement.processes if trial.measurement else 1
     return verdict(_samples(trial), _samples(other), processes=processes)
-
-
-def _tied(trial: Trial, fastest: Trial) -> bool:
-    said = _against(trial, fastest)
-    return said is Verdict.TIE or (said is Verdict.UNDECIDED and close(_samples(trial), _samples(fastest)))

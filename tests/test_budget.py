@@ -183,10 +183,10 @@ def test_a_search_is_given_the_winners_of_the_nearest_workloads() -> None:
         replace(trial("softmax/native", (7e-6,), workload=str(near), config=Config.of(tile=8)), machine=there),
     ]
     # The same workload elsewhere is nearest; a config outside the space and the search's own best are no seeds.
-    assert Seeds(MACHINE, trials).first(near, kernel, TILES) == (Config.of(tile=8), Config.of(tile=4))
-    assert len(Seeds(MACHINE, trials[:3]).first(near, kernel, TILES)) <= MOST
+    assert Seeds(MACHINE, trials).first(near, str(kernel), TILES) == (Config.of(tile=8), Config.of(tile=4))
+    assert len(Seeds(MACHINE, trials[:3]).first(near, str(kernel), TILES)) <= MOST
     broken = trial("softmax/native", Failure(FailureKind.CRASH, "no"), workload=far, config=Config.of(tile=16))
-    assert Seeds(MACHINE, [broken]).first(near, kernel, TILES) == ()
+    assert Seeds(MACHINE, [broken]).first(near, str(kernel), TILES) == ()
 
 
 def spans(lane: str, what: str, *times: tuple[float, float]) -> list[Span]:

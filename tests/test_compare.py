@@ -125,7 +125,7 @@ def test_a_shape_that_nobody_tuned_gets_the_nearest_winners_config_beside_the_de
         entrants = drawn.entrants(drawn.known.workload(name))
         return [e.candidate.config for e in entrants if str(e.candidate.kernel) == str(kernel)]
 
-    best = drawn.seeds.best(drawn.known.workload(near), kernel)
+    best = drawn.seeds.best(drawn.known.workload(near), str(kernel))
     default = kernel.space(drawn.known.workload(near), MACHINE).configs[0]
     assert best is not None and best != default
     assert configs(near) == [best]

@@ -141,7 +141,7 @@ def duels(
     # Spells of races of one job: making its inputs anew for each would take longer than racing.
     spells = [job for job in jobs for _ in range(-(-races // _SPELL))]
     random.Random(races).shuffle(spells)
-    racers = Racers(detect.divided_cores(policy.threads)[0], policy.threads)
+    racers = Racers(detect.divided_cores(policy.threads)[0], policy.threads, effort.processes)
     try:
         left = dict.fromkeys(jobs, races)
         for job in spells:
@@ -154,7 +154,7 @@ def duels(
 
 
 def _duel(racers: Racers, planted: float, one: Candidate, other: Candidate, effort: Effort, policy: Policy) -> Duel:
-    first, second = racers.race([one, other], policy, effort)
+    first, second = racers.race([one, other], policy, effort, judged=(0, 1))
     ratio = statistics.median(b / a for a, b in zip(first.samples, second.samples))
     said = verdict(second.samples, first.samples, processes=first.processes)
     retaken = len(first.disturbed) + len(second.disturbed)

@@ -30,8 +30,9 @@ def record(
     ],
     passes: Annotated[int, typer.Option(min=2, help="Passes over the space, each in a process of its own.")] = 8,
     near: Annotated[int, typer.Option(min=0, help="Further passes over the configs near the best.")] = 8,
-    processes: Annotated[int, typer.Option(min=0, help="Processes in which the best run rounds side by side.")] = 24,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of every config in each pass.")] = 8,
+    processes: Annotated[int, typer.Option(min=0, help="Processes in which the best run side by side.")] = 20,
+    rounds: Annotated[int, typer.Option(min=12, help="Rounds of the best in each of these processes.")] = 80,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of every config in each pass.")] = 32,
     threads: Annotated[int, typer.Option(min=1, help="As given to `tune`.")] = 1,
     policy: Annotated[str, typer.Option(metavar="WORDS", help="As given to `tune`.")] = "",
     out: Folder = None,
@@ -42,7 +43,7 @@ def record(
     from perfsuite.lab.record import Effort
     from perfsuite.policy import Policy
 
-    effort = Effort(passes, samples, near=near, processes=processes)
+    effort = Effort(passes, samples, near=near, processes=processes, rounds=rounds)
     written = recording.record(patterns, Policy.parse(policy, threads), effort, out, terminal.console(), quiet=as_json)
     if as_json:
         terminal.print_json([str(path) for path in written])

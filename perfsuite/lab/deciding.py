@@ -13,15 +13,14 @@ from perfsuite.kernel import Config
 from perfsuite.lab.replay import Replay
 from perfsuite.measure.cpu import REFILLS
 from perfsuite.plan import EFFORTS
-from perfsuite.race import BLOCK
-from perfsuite.racing import PROCESSES
+from perfsuite.stats import BLOCK
 from perfsuite.trial import Measurement, Trial
 from perfsuite.tune import finalists
 
 # A pick that is this much slower than the best, under fresh data, is a false winner.
 FALSE = 0.02
 # Repeats that a fixed-repeat tuner may take of each finalist.
-REPEATS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
+REPEATS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512)
 EFFORT = EFFORTS["default"]
 # Rounds that a race may last; the last of them is what tuning allows.
 ROUNDS = (12, 24, 48, 96, 192, EFFORT.rounds)
@@ -49,16 +48,16 @@ def finalists_of(replay: Replay, evaluated: Sequence[int]) -> tuple[int, ...]:
 
     Where the best of the table ran rounds, the others are left out: they would lose any race.
     """
-    trials = [_trial(replay, at, (float(replay.costs[at]),)) for at in evaluated if replay.works[at]]
+    trials = [trial(replay, at, (float(replay.costs[at]),)) for at in evaluated if replay.works[at]]
     found = [replay.places[t.config] for t in finalists(trials, frozenset(), EFFORT)] if trials else []
     return tuple(at for at in found if not replay.tape.processes or at in replay.tape.entrants)
 
 
 def raced(replay: Replay, entrants: Sequence[int], rounds: int = EFFORT.rounds) -> Decision:
     """The race that tuning would hold, on resampled rounds, and its winner by the rule of the table of winners."""
-    steps = race.race(len(entrants), rounds, processes=PROCESSES)
+    steps = race.race(len(entrants), rounds, processes=EFFORT.processes)
     active, seconds = next(steps), EFFORT.race_seconds
-    for source in itertools.cycle(replay.racing(entrants, PROCESSES)):
+    for source in itertools.cycle(replay.racing(entrants, EFFORT.processes)):
         racing = [entrants[at] for at in active]
         block = [list(drawn) for drawn in replay.block(racing, source)]
         seconds -= sum(_calls(replay, at) * sum(drawn) for at, drawn in zip(racing, block))
@@ -67,7 +66,7 @@ def raced(replay: Replay, entrants: Sequence[int], rounds: int = EFFORT.rounds) 
         except StopIteration as end:
             samples: list[list[float]] = end.value
             break
-    trials = [_trial(replay, at, taken, race="replayed") for at, taken in zip(entrants, samples)]
+    trials = [trial(replay, at, taken, race="replayed") for at, taken in zip(entrants, samples)]
     subject = replay.table.subject
     (entry,) = winners.decide(subject.machine, trials, {subject.kernel: subject.digest}, frozenset()).entries
     return Decision(replay.places[entry.config], tuple(entrants), sum(map(len, samples)))
@@ -86,7 +85,7 @@ def repeated(replay: Replay, entrants: Sequence[int], repeats: int, *, in_turn: 
     `in_turn`, as a race does.
     """
     if in_turn:
-        sources = itertools.cycle(replay.racing(entrants, PROCESSES))
+        sources = itertools.cycle(replay.racing(entrants, EFFORT.processes))
         blocks = [replay.block(entrants, source) for source in itertools.islice(sources, -(-repeats // BLOCK))]
         taken = np.concatenate(blocks, axis=1)[:, :repeats]
     else:
@@ -95,12 +94,13 @@ def repeated(replay: Replay, entrants: Sequence[int], repeats: int, *, in_turn: 
     return Decision(entrants[int(medians.argmin())], tuple(entrants), repeats * len(entrants))
 
 
-def _trial(replay: Replay, at: int, samples: Sequence[float], race: str = "") -> Trial:
+def trial(replay: Replay, at: int, samples: Sequence[float], race: str = "") -> Trial:
+    """What a search, or a race of that name, would store of one config."""
     subject = replay.table.subject
     config: Config = subject.space.configs[at]
     return Trial(
         *(subject.machine, subject.workload, subject.kernel, config, subject.policy, subject.digest),
-        Measurement(tuple(map(float, samples)), processes=PROCESSES if race else 1),
+        Measurement(tuple(map(float, samples)), processes=EFFORT.processes if race else 1),
         created=replay.table.created,
         stage="race" if race else "search",
         race=race,

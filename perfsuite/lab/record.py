@@ -52,11 +52,11 @@ class Effort:
     """
 
     passes: int = 8
-    samples: int = 8
-    seconds: float = 0.01
+    samples: int = 32
+    seconds: float = EFFORTS["default"].seconds
     near: int = 8
-    processes: int = 24
-    rounds: int = 32
+    processes: int = 20
+    rounds: int = 80
 
     def __post_init__(self) -> None:
         if self.passes < FEWEST_PASSES:

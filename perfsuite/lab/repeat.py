@@ -81,7 +81,7 @@ def raced(entries: Sequence[Entry], known: Registry, policy: Policy, rounds: int
     picked: dict[Workload, Counter[tuple[str, Config]]] = {}
     for entry in entries:
         picked.setdefault(entry.workload, Counter())[entry.kernel, entry.config] += 1
-    racers = Racers(detect.divided_cores(policy.threads)[0], policy.threads)
+    racers = Racers(detect.divided_cores(policy.threads)[0], policy.threads, EFFORTS["default"].processes)
     try:
         for workload, counts in picked.items():
             candidates = [Candidate(workload, known.kernels[kernel], config) for kernel, config in counts]

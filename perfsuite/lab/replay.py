@@ -1,11 +1,12 @@
 """A table played back: what a search, a race and the truth would be under one seed, without any device.
 
 The seed splits the passes over the whole space into two halves, the further passes over the best likewise, and the
-processes that held rounds. A search sees, of every config, the median of a bootstrap resample of one visit of the first
-half. A race draws each block from the rounds that the best configs ran side by side in a process of the first half. The
-truth is what the second halves, which neither has seen, say of a config beside all others: in the same rounds of those
-that raced, else in the same pass. A table without rounds gives a race visits of its first halves instead. The kernel's
-default is hidden, because its author chose it on such a machine: a search starts at a random config that works.
+processes that held rounds. A search sees one pass of the first half, as one process of a tuning does: of every config
+the quiet time of a bootstrap resample of its visit. A race draws each block from the rounds that the best configs ran
+side by side in a process of the first half. The truth is what the second halves, which neither has seen, say of the
+median of a config beside all others: in the same rounds of those that raced, else in the same pass. A table without
+rounds gives a race visits of its first halves instead. The kernel's default is hidden, because its author chose it on
+such a machine: a search starts at a random config that works.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from perfsuite.kernel import Space
+from perfsuite.kernel import Config, Space
 from perfsuite.lab.table import LabTable
-from perfsuite.race import BLOCK
 from perfsuite.search import Strategy
+from perfsuite.stats import BLOCK, quiet
 
 Floats = npt.NDArray[np.float64]
 
@@ -108,9 +109,10 @@ class Replay:
     def _costs(self) -> Floats:
         """Seconds that a search is told for each config; infinity for one that fails."""
         costs = np.full(len(self.works), math.inf)
+        seen = self.one_pass()
         for at in np.flatnonzero(self.works):
-            visit = self.tape.visits[at][self.random.choice(self._seen)]
-            costs[at] = np.median(self.random.choice(visit, len(visit)))
+            visit = self.tape.visits[at][seen]
+            costs[at] = quiet(self.random.choice(visit, len(visit)).tolist())
         return costs
 
     @cached_property
@@ -223,12 +225,12 @@ class Evaluations:
         return Trace(tuple(self._known))
 
 
-def player(strategy: Strategy) -> Player:
-    """One of our strategies as tuning drives it."""
+def player(strategy: Strategy, first: Sequence[Config] = ()) -> Player:
+    """One of our strategies as tuning drives it, told what won elsewhere."""
 
     def play(replay: Replay, enough: Enough) -> Trace:
         asked = Evaluations(replay, enough)
-        steps = strategy(replay.space, replay.seed)
+        steps = strategy(replay.space, replay.seed, first)
         try:
             config = next(steps)
             while True:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfsuite import detect, search
-from perfsuite.lab import deciding
+from perfsuite.lab import deciding, seeded
 from perfsuite.lab.peers import PEERS
 from perfsuite.lab.replay import Player, Replay, Tape, player
 from perfsuite.lab.table import LabTable
@@ -22,6 +22,7 @@ from perfsuite.leaderboard import Leaderboard, Played, Standing
 # A search may evaluate this many configs, or this share of the space where that is more, before its pick is judged.
 BUDGET, SHARE = 40, 0.1
 NEAR, NEAREST = 0.05, 0.01
+OURS = (*search.STRATEGIES, seeded.NAME)
 # Regret beyond this, and that of a config that fails, is drawn and averaged as this.
 _MOST_REGRET = 10.0
 
@@ -98,12 +99,12 @@ def searches(names: Sequence[str], *, peers: bool) -> tuple[tuple[str, ...], tup
     for name in names:
         if name in PEERS and name not in installed:
             raise ValueError(f"{name} needs {PEERS[name].module}: pip install 'perfsuite[lab]'")
-        if name not in PEERS and name not in search.STRATEGIES:
-            raise ValueError(f"--strategy {name!r} is none of {', '.join([*search.STRATEGIES, *PEERS])}")
+        if name not in (*OURS, *PEERS):
+            raise ValueError(f"--strategy {name!r} is none of {', '.join([*OURS, *PEERS])}")
     if names:
         return tuple(dict.fromkeys(names)), ()
     missing = {PEERS[name].tuner for name in PEERS if peers and name not in installed}
-    return (*search.STRATEGIES, *(installed if peers else ())), tuple(sorted(missing))
+    return (*OURS, *(installed if peers else ())), tuple(sorted(missing))
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,7 @@ def score(
     plays: dict[str, list[Play]] = {name: [] for name in names}
     with ProcessPoolExecutor(len(detect.allowed_cores())) as pool:
         playing = {
-            pool.submit(_plays, name, number, table, repeats): name
-            for number, table in enumerate(tables)
-            for name in names
+            pool.submit(_plays, name, number, tables, repeats): name for number in range(len(tables)) for name in names
         }
         comparing = [pool.submit(compare, table, repeats, budget(len(table.visits))) for table in tables]
         for at, done in enumerate(as_completed(playing), start=1):
@@ -148,10 +147,16 @@ def score(
     )
 
 
-def _plays(name: str, number: int, table: LabTable, repeats: int) -> list[Play]:
-    tape = Tape(table)
-    chosen = PEERS[name].play if name in PEERS else player(search.STRATEGIES[name])
+def _plays(name: str, number: int, tables: Sequence[LabTable], repeats: int) -> list[Play]:
+    tape = Tape(tables[number])
+    chosen = _player(name, tables[number], tables)
     return [play(Replay(tape, seed), number, chosen, races=name not in PEERS) for seed in range(repeats)]
+
+
+def _player(name: str, table: LabTable, tables: Sequence[LabTable]) -> Player:
+    if name == seeded.NAME:
+        return seeded.seeded(seeded.neighbours(table, tables), BUDGET)
+    return PEERS[name].play if name in PEERS else player(search.STRATEGIES[name])
 
 
 def _order(standing: Standing) -> tuple[float, float, str]:

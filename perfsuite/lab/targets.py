@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perfsuite import units
+from perfsuite.lab import seeded
 from perfsuite.leaderboard import Standing, Target, Way, equal_ways
 
 # The default needs at most this share of random's evaluations; a race at most this share of a fixed tuner's samples.
@@ -19,6 +20,7 @@ def judge(standings: Sequence[Standing], ways: Sequence[Way], default: str) -> t
     return (
         _soon(rows.get(default)),
         _against_random(rows.get(default), rows.get("random")),
+        _against_random(rows.get(seeded.NAME), rows.get("random"), ", seeded as in tuning"),
         *(_against_tuner(rows.get(default), tuner, standings) for tuner in TUNERS),
         *_deciding(ways),
     )
@@ -31,10 +33,10 @@ def _soon(ours: Standing | None) -> Target:
     return Target(words, f"after {units.percent(ours.share_to_5)} of them", ours.share_to_5 <= 1.0)
 
 
-def _against_random(ours: Standing | None, random: Standing | None) -> Target:
-    words = "at most a third of random's evaluations to 5 %"
+def _against_random(ours: Standing | None, random: Standing | None, how: str = "") -> Target:
+    words = f"at most a third of random's evaluations to 5 %{how}"
     if ours is None or random is None:
-        return Target(words, "random or the default was not played", None)
+        return Target(words, "one of the two was not played", None)
     share = ours.mean_to_5 / random.mean_to_5
     return Target(words, f"{ours.mean_to_5:.1f} of {random.mean_to_5:.1f}: {units.percent(share)}", share <= OF_RANDOM)
 
@@ -49,16 +51,17 @@ def _against_tuner(ours: Standing | None, tuner: str, standings: Sequence[Standi
 
 
 def _deciding(ways: Sequence[Way]) -> tuple[Target, ...]:
-    few, fewer = (
-        "at most 1 % false winners",
-        "at most a third of the samples of fixed repeats with as few false winners",
-    )
+    few, fewer = "at most 1 % false winners", "at most a third of the samples of {} with as few false winners"
     if not ways:
-        return Target(few, "no race was held", None), Target(fewer, "no race was held", None)
+        return Target(few, "no race was held", None), Target(fewer.format("fixed repeats"), "no race was held", None)
     race, *others = equal_ways(ways)
-    first = Target(few, units.percent(race.false_winners), race.false_winners <= FALSE_WINNERS)
-    fixed = others[0]
+    figure = f"{units.percent(race.false_winners)} +- {units.percent(race.error)}"
+    first = Target(few, figure, race.false_winners <= FALSE_WINNERS)
+    return first, *(_against_fixed(race, fixed, fewer.format(fixed.name)) for fixed in others)
+
+
+def _against_fixed(race: Way, fixed: Way, words: str) -> Target:
     share = race.samples / fixed.samples
     reached = "" if fixed.false_winners <= race.false_winners else ", which still have more false winners"
-    figure = f"{race.samples:.0f} of {fixed.samples:.0f}{reached}: {units.percent(share)}"
-    return first, Target(fewer, figure, share <= OF_FIXED)
+    figure = f"{race.samples:,.0f} of {fixed.samples:,.0f}{reached}: {units.percent(share)}"
+    return Target(words, figure, share <= OF_FIXED)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from perfsuite.kernel import Run, Tensors
 from perfsuite.measure.sentinel import Sentinel
 from perfsuite.policy import Policy
+from perfsuite.stats import BLOCK
 from perfsuite.trial import Disturbance, Measurement
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ _TOO_LONG = 20e-3
 _TOLERATED = 0.2
 # Kernels that take longer than this get fewer samples.
 _LONG, _FEWEST_LONG = 30e-3, 4
-# Samples taken in one place before the tensors move.
-_STAY = 4
 
 Buffers = tuple[Tensors, Tensors]
 
@@ -118,7 +117,7 @@ def measure(timer: Timer, seconds: float, renewed: Callable[[], Sequence[Buffers
     marks: Counter[Disturbance] = Counter()
     faults, start = _minor_faults(), time.perf_counter()
     while True:
-        if renewed is not None and (len(quiet) + len(disturbed)) % _STAY == 0:
+        if renewed is not None and (len(quiet) + len(disturbed)) % BLOCK == 0:
             faults += _moved(timer, renewed)
         sample, found = timer.sentinel.take(timer.sample)
         (disturbed if found else quiet).append(sample)
