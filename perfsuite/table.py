@@ -23,7 +23,7 @@ FORMAT = 1
 class Entry:
     """The winner of one workload under one policy.
 
-    `verdict` is against the default kernel. `ties` are the finalists that the race could not tell from the winner.
+    `verdict` is against the default kernel. `ties` are the finalists that tie with the winner.
     `seconds` is the winner's median in its race, `trials` the ids of the trials of that race.
     """
 

@@ -44,8 +44,8 @@ def section(evidence: Evidence, found: Sequence[Winner]) -> Section:
     words = [
         f"Times are those of {evidence.machine.cpu}; compare the ratios. Default: {', '.join(defaults) or 'none'}.",
         "FASTER and TIE are verdicts of paired rounds against the default kernel; DEFAULT means that nothing beat it. "
-        "A ratio marked ~ compares times of different runs. Ties are finalists that the race could not tell from the "
-        "winner.",
+        "A ratio marked ~ compares times of different runs. Ties are finalists that the race found to be within 1 % of "
+        "the winner.",
         "Floor: what moving the op's tensors once takes at the bandwidth measured where they live; under it the passes "
         "over memory, reads + writes in units of the largest tensor.",
     ]
