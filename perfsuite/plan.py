@@ -47,8 +47,8 @@ EFFORTS = {
     # Beside a core that was busy half of the time, 1000 rounds found 5 % on a kernel of 44 us in 51 of 55 races.
     # Kernels that stream memory differ by 3 % between processes: races in six were wrong half as often as in three,
     # and took half the samples.
-    "default": Effort(128, 0.03, rounds=4000, race_seconds=12.0, finalists=24, processes=6, budget=900.0),
-    "full": Effort(1_000_000, 0.1, rounds=10_000, race_seconds=30.0, finalists=32, processes=6, enough=math.inf),
+    "default": Effort(128, 0.03, rounds=4000, race_seconds=12.0, finalists=48, processes=6, budget=900.0),
+    "full": Effort(1_000_000, 0.1, rounds=10_000, race_seconds=30.0, finalists=64, processes=6, enough=math.inf),
 }
 
 

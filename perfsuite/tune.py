@@ -26,8 +26,8 @@ from perfsuite.timeline import BUILD, Recorder
 from perfsuite.trial import Failure, Trial
 from perfsuite.worker import Attempt, Candidate, WorkerDied
 
-# A candidate within this factor of the fastest of the search may win the race.
-_FINALIST = 1.2
+# A candidate within this factor of the fastest of the search may win the race: a visit may be 20 % off in the L3 cache.
+_FINALIST = 1.3
 # So many race, however long they take; and calls for each round of a race, with those that warm up.
 _FEWEST_FINALISTS, _CALLS = 3, 5
 # A race may take this share of its workload's share of the budget, and this many seconds however small that is.
