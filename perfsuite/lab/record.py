@@ -41,6 +41,8 @@ _LONGEST_REASON = 200
 
 # A config within this factor of the best may be the best in truth, and the further passes are for it.
 _NEAR = 1.25
+# So many of the best run rounds side by side; the others would soon leave any race.
+_RACED = 24
 
 
 @dataclass(frozen=True)
@@ -201,10 +203,10 @@ class _Draft:
         return Candidate(self.subject.workload, kernel, self.subject.space.configs[at])
 
     def _finalists(self) -> tuple[int, ...]:
-        """As many configs as a race has, the fastest in all passes."""
+        """The fastest in all passes."""
         working = [at for at, v in enumerate(self.visits) if not v.failure]
         medians = {at: _best(self.visits[at], len(self.visits[at].passes)) for at in working}
-        return tuple(sorted(working, key=medians.__getitem__)[: EFFORTS["default"].finalists])
+        return tuple(sorted(working, key=medians.__getitem__)[:_RACED])
 
     def _wanted(self, effort: Effort) -> list[int]:
         """The passes that each config is to be in; none, once it has failed."""
