@@ -9,8 +9,9 @@ from perfsuite.stats import BLOCK, Contrast, Verdict, moderated, quickest, quiet
 
 # Who is surely no more than this slower than any other may as well be taken.
 INDIFFERENT = 0.02
-# The fewest rounds before a verdict counts: a block from each of three processes.
-FEWEST = 3 * BLOCK
+# The fewest rounds before a verdict counts, a block from each of three processes; and the blocks from every process
+# before anything is decided by choice. Noise lasts: the rounds of 0.1 s may all be those of one neighbour's burst.
+FEWEST, _TURNS = 3 * BLOCK, 2
 # Of so many successive rounds the quickest counts. Replayed from recorded rounds, races with two were wrong as rarely
 # as those with four, and a kernel of 0.1 s has only 30 rounds.
 _OF = 2
@@ -42,7 +43,7 @@ def race(entrants: int, rounds: int, judged: Collection[int] = (), error: float 
     """
     samples: Samples = [[] for _ in range(entrants)]
     active = list(range(entrants))
-    look: float = FEWEST
+    look: float = max(FEWEST, _TURNS * BLOCK * processes)
     while len(samples[active[0]]) < rounds:
         block, late = yield list(active)
         for entrant, new in zip(active, block):
