@@ -195,7 +195,7 @@ def test_rounds_side_by_side_are_the_truth_about_those_that_ran_them() -> None:
         assert sorted(entrants) == list(range(8))
         assert [replay.slower(at, entrants) for at in range(8)] == pytest.approx([1.01**at - 1.0 for at in range(8)])
         decision = deciding.raced(replay, entrants)
-        assert decision.pick == 0 and decision.samples <= 8 * 16
+        assert decision.pick == 0 and decision.samples <= 8 * 48  # two blocks from every process
         assert deciding.repeated(replay, entrants, 8, in_turn=True).pick == 0
 
 
@@ -231,7 +231,11 @@ def test_a_seeded_search_asks_second_for_what_won_on_its_neighbours() -> None:
         assert replay.regret[trace.incumbents(replay)[-1]] == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize("name", list(PEERS))
+# One of them takes minutes for a hundred configs.
+SLOW = ("kernel_tuner hybrid_vndx",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in PEERS])
 def test_peers_play_only_what_is_in_the_space(name: str) -> None:
     if not PEERS[name].installed:
         pytest.skip(f"{PEERS[name].module} is not installed")
