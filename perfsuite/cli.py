@@ -74,7 +74,9 @@ def tune(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the timed kernels.")] = 1,
     strategy: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="How to search: model, local, evolutionary, halving, random or exhaustive."),
+        typer.Option(
+            metavar="NAME", help="How to search: gaussian, model, local, evolutionary, halving, random or exhaustive."
+        ),
     ] = None,
     policy: Annotated[
         str, typer.Option(metavar="WORDS", help="How to time: warm|cold, reused|fresh, eager|graph.")

@@ -120,7 +120,8 @@ class Draw:
         if best is not None:
             return (best,)
         space = kernel.space(workload, self.machine)
-        return tuple(dict.fromkeys((*self.seeds.first(workload, str(kernel), space)[:1], space.configs[0])))
+        nearest = self.seeds.elsewhere(workload, str(kernel), space)[:1]
+        return tuple(dict.fromkeys((*(known.best for known in nearest), space.configs[0])))
 
     def _probe(self, workload: Workload) -> Workload:
         """A copy of as many bytes, half read and half written; a triad for what reads two tensors to write one."""

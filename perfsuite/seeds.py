@@ -1,56 +1,66 @@
-"""What is known elsewhere: the configs that won on the nearest workloads and machines, asked first."""
+"""What is known elsewhere: a kernel's trials on the nearest other workloads and machines, which searches learn from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 
 from perfsuite.kernel import Config, Space
 from perfsuite.machine import Machine
 from perfsuite.op import Workload
+from perfsuite.search import Known
 from perfsuite.trial import Trial
 
-# Configs that a search is given first: with five trials, as many are left to itself.
-MOST = 2
+# What another dtype, op or machine adds to the distance of workloads: as if a length were so many times doubled.
+_DTYPE, _OP, _MACHINE = 2.0, 1.0, 2.0
+# How alike the costs of two neighbours are at most, and the distance at which they are half as much.
+_LIKENESS, _HALF = 0.8, 4.0
+# So many of the nearest places count.
+_NEAREST = 6
+
+_Place = tuple[Workload, str]
 
 
 class Seeds:
-    """The best trial of every kernel on every workload, here and on other machines."""
+    """The lowest cost of every config of every kernel that was tried, on each workload and machine."""
 
     def __init__(self, machine: Machine, trials: Iterable[Trial]) -> None:
         self._machine = machine
-        self._best: dict[tuple[str, str, str], dict[tuple[Workload, str], Trial]] = {}
+        self._costs: dict[str, dict[_Place, dict[Config, float]]] = defaultdict(lambda: defaultdict(dict))
         for trial in trials:
             self.learn(trial)
 
     def learn(self, trial: Trial) -> None:
-        """Keep the trial if it is the fastest of its kernel on its workload and machine; a failed one never is."""
-        if trial.measurement is None:
-            return
-        known = self._best.setdefault((trial.workload.op, trial.workload.dtype, trial.kernel), {})
-        key = trial.workload, trial.machine.id
-        if key not in known or trial.cost < known[key].cost:
-            known[key] = trial
+        """Keep what a trial that did not fail took."""
+        if trial.measurement is not None:
+            costs = self._costs[trial.kernel][trial.workload, trial.machine.id]
+            costs[trial.config] = min(trial.cost, costs.get(trial.config, trial.cost))
 
     def best(self, workload: Workload, kernel: str) -> Config | None:
         """The config that was the kernel's fastest on the workload on this machine."""
-        known = self._best.get((workload.op, workload.dtype, kernel), {})
-        trial = known.get((workload, self._machine.id))
-        return None if trial is None else trial.config
+        costs = self._costs[kernel].get((workload, self._machine.id), {})
+        return min(costs, key=costs.__getitem__, default=None)
 
-    def first(self, workload: Workload, kernel: str, space: Space) -> tuple[Config, ...]:
-        """At most MOST configs of the space, of the nearest workload first; of equally near ones, this machine's first.
+    def elsewhere(self, workload: Workload, kernel: str, space: Space) -> tuple[Known, ...]:
+        """What is known of the space on other workloads and machines, the most alike first.
 
-        What is known of the workload on this machine is no seed but the search's own.
+        What is known of the workload on this machine is the search's own.
         """
-        known = self._best.get((workload.op, workload.dtype, kernel), {}).values()
-        others = [t for t in known if t.workload != workload or t.machine.id != self._machine.id]
-        near = sorted(
-            others,
-            key=lambda t: (
-                t.workload.distance(workload),
-                t.machine.id != self._machine.id,
-                t.machine.id,
-                str(t.workload),
-            ),
+        usable = list(self._usable(workload, kernel, space))
+        nearest = sorted(usable, key=lambda place: (self._distance(workload, place[0]), *map(str, place[0])))
+        return tuple(
+            Known(_LIKENESS * 0.5 ** (self._distance(workload, place) / _HALF), costs)
+            for place, costs in nearest[:_NEAREST]
         )
-        return tuple(dict.fromkeys(t.config for t in near if t.config in space))[:MOST]
+
+    def _usable(self, workload: Workload, kernel: str, space: Space) -> Iterator[tuple[_Place, Mapping[Config, float]]]:
+        """The other places where configs of the space were tried, and what these took."""
+        for place, costs in self._costs[kernel].items():
+            inside = {config: cost for config, cost in costs.items() if config in space}
+            if place != (workload, self._machine.id) and inside:
+                yield place, inside
+
+    def _distance(self, workload: Workload, place: _Place) -> float:
+        other, machine = place
+        apart = _DTYPE * (other.dtype != workload.dtype) + _OP * (other.op != workload.op)
+        return workload.distance(other) + apart + _MACHINE * (machine != self._machine.id)

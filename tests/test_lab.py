@@ -74,7 +74,7 @@ def test_a_table_comes_back_from_its_file_unchanged(tmp_path: Path) -> None:
     recorded.save(tmp_path / "deep" / recorded.subject.filename)
     (path,) = (tmp_path / "deep").iterdir()
     back = read(path)
-    assert path.name == "softmax-toy--softmax-rows64-cols1024-f32.json.xz"
+    assert path.name == f"softmax-toy--softmax-rows64-cols1024-f32--{MACHINE.slug}.json.xz"
     assert back.subject.key == recorded.subject.key
     assert back.passes == 4
     assert path.stat().st_size < 5_000
@@ -210,7 +210,7 @@ def test_every_strategy_reaches_the_optimum_of_a_bowl(name: str) -> None:
     assert not played.false_winner
 
 
-def test_a_seeded_search_asks_second_for_what_won_on_its_neighbours() -> None:
+def test_a_seeded_search_asks_second_for_what_was_good_on_its_neighbours() -> None:
     other = table(BOX, bowl)
     subject = replace(other.subject, workload=Workload.parse("softmax[rows=64,cols=2048,f32]"))
     ours = LabTable(subject, other.visits, other.created)
@@ -219,8 +219,8 @@ def test_a_seeded_search_asks_second_for_what_won_on_its_neighbours() -> None:
     for seed in range(3):
         replay = Replay(Tape(ours), seed)
         trace = seeded.seeded((other,), len(BOX))(replay, lambda count, best: count >= 2)
-        assert trace.evaluated == tuple(dict.fromkeys((replay.start, int(Replay(Tape(other), seed).costs.argmin()))))
-        assert replay.regret[trace.incumbents(replay)[-1]] == pytest.approx(0.0)
+        assert trace.evaluated[0] == replay.start
+        assert replay.regret[trace.evaluated[-1]] <= 0.1 + 1e-9  # at most a step from the best
 
 
 # One of them takes minutes for a hundred configs.

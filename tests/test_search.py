@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from perfsuite import search
 from perfsuite.kernel import Config, Dimension, Scale, Space
 from perfsuite.op import Scalar
-from perfsuite.search.tried import Tried
+from perfsuite.search.tried import FIRST, Tried
 
 NAMES = sorted(search.STRATEGIES)
 LEARNING = sorted(set(NAMES) - {"exhaustive", "random"})
@@ -49,11 +49,11 @@ VALUES: dict[Scale, st.SearchStrategy[tuple[Scalar, ...]]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A space with holes, what its configs cost, and winners elsewhere: some of the space, some not."""
+    """A space with holes, what its configs cost, and what some of them cost elsewhere."""
 
     space: Space
     costs: dict[Config, float]
-    first: tuple[Config, ...]
+    elsewhere: tuple[search.Known, ...]
 
 
 @st.composite
@@ -67,21 +67,25 @@ def problems(draw: st.DrawFn) -> Problem:
     )
     cost = st.one_of(st.just(INFINITE), st.floats(1e-9, 1e3))
     costs = dict(zip(every, draw(st.lists(cost, min_size=len(every), max_size=len(every)))))
-    return Problem(space, costs, tuple(draw(st.lists(st.sampled_from(every), max_size=4))))
+    told = st.dictionaries(st.sampled_from(sorted(allowed, key=str)), st.floats(1e-9, 1e3), min_size=1)
+    known = st.builds(search.Known, st.floats(0.0, 1.0), told)
+    return Problem(space, costs, tuple(draw(st.lists(known, max_size=3))))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25, deadline=None)
 @given(problem=problems(), seed=st.integers(0, 2**32 - 1))
-def test_every_config_once_the_default_and_the_first_ones_before_and_the_same_again(
+def test_every_config_once_the_default_and_winners_elsewhere_before_and_the_same_again(
     name: str, problem: Problem, seed: int
 ) -> None:
     strategy, space = search.STRATEGIES[name], problem.space
-    configs = answered(strategy(space, seed, problem.first), problem.costs.__getitem__)
+    configs = answered(strategy(space, seed, problem.elsewhere), problem.costs.__getitem__)
     assert len(configs) == len(set(configs)) == len(space)
-    opening = dict.fromkeys([space.configs[0], *(c for c in problem.first if c in space)])
-    assert configs[: len(opening)] == list(opening)
-    assert answered(strategy(space, seed, problem.first), problem.costs.__getitem__) == configs
+    winners = list(dict.fromkeys(known.best for known in problem.elsewhere))[:FIRST]
+    # A Gaussian process weighs what is known elsewhere itself.
+    opening = list(dict.fromkeys([space.configs[0], *(winners if name != "gaussian" else ())]))
+    assert configs[: len(opening)] == opening
+    assert answered(strategy(space, seed, problem.elsewhere), problem.costs.__getitem__) == configs
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,11 +119,23 @@ def test_what_learns_needs_a_fraction_of_random(name: str) -> None:
     assert statistics.median(until_best(name, seed) for seed in range(5)) < chance / 3
 
 
+def test_a_gaussian_process_believes_what_is_alike_and_unlearns_what_is_wrong() -> None:
+    """Told the truth it asks for the best next; told the opposite it still needs a fraction of the space."""
+    truth = {config: bowl(config) for config in CUBE}
+    best = min(truth, key=truth.__getitem__)
+    near = search.Known(0.8, truth)
+    steps = search.STRATEGIES["gaussian"](CUBE, 1, (near,))
+    asked = [next(steps), steps.send(bowl(CUBE.configs[0]))]
+    assert sum(abs(asked[1][name] - best[name]) for name in "abc") <= 1
+    wrong = search.Known(0.8, {config: 1.0 / cost for config, cost in truth.items()})
+    assert answered(search.STRATEGIES["gaussian"](CUBE, 1, (wrong,)), bowl).index(best) < len(CUBE) / 4
+
+
 def half_fails(config: Config) -> float:
     return INFINITE if config["a"] >= 4 else 1.0 + 0.1 * random.Random(str(config)).random()
 
 
-@pytest.mark.parametrize("name", ["evolutionary", "local", "model"])
+@pytest.mark.parametrize("name", ["evolutionary", "gaussian", "local", "model"])
 def test_failures_teach(name: str) -> None:
     """Half of the cube fails, and a third at most of the first 60 configs of what learns."""
     for seed in range(3):

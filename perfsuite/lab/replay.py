@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from perfsuite.kernel import Config, Space
+from perfsuite.kernel import Space
 from perfsuite.lab.table import LabTable
-from perfsuite.search import Strategy
+from perfsuite.search import Known, Strategy
 from perfsuite.stats import BLOCK, quiet
 
 Floats = npt.NDArray[np.float64]
@@ -225,12 +225,12 @@ class Evaluations:
         return Trace(tuple(self._known))
 
 
-def player(strategy: Strategy, first: Sequence[Config] = ()) -> Player:
-    """One of our strategies as tuning drives it, told what won elsewhere."""
+def player(strategy: Strategy, elsewhere: Sequence[Known] = ()) -> Player:
+    """One of our strategies as tuning drives it, told what is known elsewhere."""
 
     def play(replay: Replay, enough: Enough) -> Trace:
         asked = Evaluations(replay, enough)
-        steps = strategy(replay.space, replay.seed, first)
+        steps = strategy(replay.space, replay.seed, elsewhere)
         try:
             config = next(steps)
             while True:

@@ -53,9 +53,9 @@ class Subject:
 
     @property
     def filename(self) -> str:
-        """`norms-native_rows--rms_norm-rows64-cols1024-f32.json.xz`; a policy that is not the default is named too."""
+        """`norms-native_rows--rms_norm-rows64-cols1024-f32--MACHINE.json.xz`; a policy not the default is named too."""
         policy = "" if self.policy == Policy() else f"--{self.policy}"
-        words = (str(self.kernel), f"{self.workload}{policy}".replace("=", ""))
+        words = (str(self.kernel), f"{self.workload}{policy}".replace("=", ""), self.machine.slug)
         return "--".join(re.sub(r"[^a-z0-9_-]+", "-", word.lower()).strip("-") for word in words) + SUFFIX
 
 

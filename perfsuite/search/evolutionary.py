@@ -11,21 +11,21 @@ from collections import deque
 from collections.abc import Sequence
 
 from perfsuite.kernel import Config, Space
-from perfsuite.search.tried import Search, Tried
+from perfsuite.search.tried import Known, Search, Tried
 
 _POPULATION = 10
 _TOURNAMENT = 4
 _CROSSOVER = 0.3
 
 
-def evolutionary(space: Space, seed: int, first: Sequence[Config] = ()) -> Search:
-    """Steady-state evolution from the default, `first` and random configurations.
+def evolutionary(space: Space, seed: int, elsewhere: Sequence[Known] = ()) -> Search:
+    """Steady-state evolution from the default, winners elsewhere and random configurations.
 
     A child is a mix of the winners of two tournaments, or one of the untried neighbours of such a mix or winner, the
     less risky of two; without one, a random configuration. Failures have no children. Ends when every configuration
     has been tried.
     """
-    tried = Tried(space, seed, first)
+    tried = Tried(space, seed, elsewhere)
     generator = random.Random(seed)
     yield from tried.sample(max(_POPULATION, tried.opening))
     population = deque((config for config, cost in tried.costs.items() if math.isfinite(cost)), maxlen=_POPULATION)

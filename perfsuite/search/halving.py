@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from perfsuite.kernel import Config, Space
-from perfsuite.search.tried import Search, Tried
+from perfsuite.search.tried import Known, Search, Tried
 
 _STARTS = 8
 
 
-def halving(space: Space, seed: int, first: Sequence[Config] = ()) -> Search:
-    """Brackets of `_STARTS` walks downhill, first from the default, `first` and random configurations.
+def halving(space: Space, seed: int, elsewhere: Sequence[Known] = ()) -> Search:
+    """Brackets of `_STARTS` walks downhill, first from the default, winners elsewhere and random configurations.
 
     A rung gives every walk as many evaluations, one in the first rung; the better half reaches the next, with twice as
     many, until the one that is left stops at its optimum. Ends when every configuration has been tried.
     """
-    tried = Tried(space, seed, first)
+    tried = Tried(space, seed, elsewhere)
     samples = max(_STARTS, tried.opening)
     while tried.untried:
         walkers = yield from tried.sample(samples)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from perfsuite.kernel import Config, Space
-from perfsuite.search.tried import Search, Tried
+from perfsuite.search.tried import Known, Search, Tried
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-# Random configurations besides the default and the first ones before the forest is asked; six took a seventh more
+# Random configurations besides the default and winners elsewhere before the forest is asked; six took a seventh more
 # evaluations on measured tables of norms and softmax.
 _STARTS = 3
 _TREES = 20
@@ -34,15 +34,15 @@ _RIDGE = 0.3
 _LEAST_DEVIATION = 1e-3
 
 
-def model(space: Space, seed: int, first: Sequence[Config] = ()) -> Search:
-    """The default, `first` and a few random configurations, then always the one of the largest expected improvement.
+def model(space: Space, seed: int, elsewhere: Sequence[Known] = ()) -> Search:
+    """The default, winners elsewhere and a few random ones, then always that of the largest expected improvement.
 
     A failure is learnt as a median cost, because the best may be beside it, and lessens the gains that its neighbours
     promise. Ends when every configuration has been tried.
     """
     import numpy as np
 
-    tried = Tried(space, seed, first)
+    tried = Tried(space, seed, elsewhere)
     forest = _Forest(space, seed)
     yield from tried.sample(tried.opening + _STARTS)
     while tried.untried:

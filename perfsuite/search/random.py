@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perfsuite.kernel import Config, Space
-from perfsuite.search.tried import Search
+from perfsuite.kernel import Space
+from perfsuite.search.tried import Known, Search, first
 
 
-def random(space: Space, seed: int, first: Sequence[Config] = ()) -> Search:
-    for config in space.shuffled(seed, first):  # not `yield from`: a tuple's iterator cannot be sent costs
+def random(space: Space, seed: int, elsewhere: Sequence[Known] = ()) -> Search:
+    for config in space.shuffled(seed, first(elsewhere)):  # not `yield from`: a tuple's iterator cannot be sent costs
         yield config

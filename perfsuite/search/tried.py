@@ -4,27 +4,50 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from perfsuite.kernel import Config, Space
 
 Search = Generator[Config, float, None]
+# So many winners elsewhere are asked for first: with five trials, as many are left to the search itself.
+FIRST = 2
 # Untried configurations of which the least risky is taken when a random one is wanted.
 _DRAWS = 4
+
+
+@dataclass(frozen=True)
+class Known:
+    """Seconds of some of the space's configurations in another place, on another workload or machine.
+
+    `likeness`, from 0 to 1, is how far they tell of the costs here.
+    """
+
+    likeness: float
+    costs: Mapping[Config, float]
+
+    @property
+    def best(self) -> Config:
+        return min(self.costs, key=self.costs.__getitem__)
+
+
+def first(elsewhere: Sequence[Known]) -> tuple[Config, ...]:
+    """The winners of the places most alike, at most FIRST."""
+    return tuple(dict.fromkeys(known.best for known in elsewhere))[:FIRST]
 
 
 class Tried:
     """The state that strategies share.
 
     `costs` holds the seconds of what was asked for, infinity for failures. `untried` is ordered: the default, the
-    `first` ones of the space, the others at random; `opening` is how many are asked for before a strategy may choose.
+    `first` ones elsewhere, the others at random; `opening` is how many are asked for before a strategy may choose.
     """
 
-    def __init__(self, space: Space, seed: int, first: Sequence[Config] = ()) -> None:
+    def __init__(self, space: Space, seed: int, elsewhere: Sequence[Known] = ()) -> None:
         self.space = space
         self.costs: dict[Config, float] = {}
-        self.untried = dict.fromkeys(space.shuffled(seed, first))
-        self.opening = len({space.configs[0], *(config for config in first if config in space)})
+        self.untried = dict.fromkeys(space.shuffled(seed, first(elsewhere)))
+        self.opening = len({space.configs[0], *first(elsewhere)})
         self._beside_tried: Counter[Config] = Counter()
         self._beside_failed: Counter[Config] = Counter()
 
