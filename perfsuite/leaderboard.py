@@ -19,18 +19,20 @@ class Standing:
     """One search over all tables and seeds. `tuner` is whose it is, empty for ours; regret is 0.05 for 5 % slower.
 
     `to_5` and `to_1` are the median evaluations until its best is within 5 % and 1 % of the optimum, `mean_to_5` and
-    `mean_to_1` the geometric means; one that never arrives counts with the whole space. `seconds_to_5` is the median
-    time that those evaluations take, builds included, `share_to_5` the median of them over those that are allowed: 40,
-    or a tenth of the space if that is more. `regret` is that after 40 evaluations, `pick_regret` that of the pick after
-    all that are allowed, `by_evaluations` and `by_seconds` those along the leaderboard's axes, each of the geometric
-    mean of slowdowns. `false_winners` is the share of picks more than 2 % slower than the best config that the search
-    had evaluated, `tables_within` that of tables on which the median search needs no more than it is allowed.
+    `mean_to_1` the geometric means; one that never arrives counts with the whole space. `few_to_5` is that over the
+    tables of `few` good configs, None where there are none or nobody counted. `seconds_to_5` is the median time that
+    those evaluations take, builds included, `share_to_5` the median of them over those that are allowed: 40, or a tenth
+    of the space if that is more. `regret` is that after 40 evaluations, `pick_regret` that of the pick after all that
+    are allowed, `by_evaluations` and `by_seconds` those along the leaderboard's axes, each of the geometric mean of
+    slowdowns. `false_winners` is the share of picks more than 2 % slower than the best config that the search had
+    evaluated, `tables_within` that of tables on which the median search needs no more than it is allowed.
     """
 
     name: str
     tuner: str
     to_5: float
     mean_to_5: float
+    few_to_5: float | None
     to_1: float
     mean_to_1: float
     seconds_to_5: float
@@ -100,6 +102,11 @@ class Played:
     passes: int
     machine: str
 
+    @property
+    def few(self) -> bool:
+        """Whether at most one config in ten is within 5 %: where any are found soon, searches hardly differ."""
+        return 10 * self.within_5 <= self.configs
+
 
 @dataclass(frozen=True)
 class Leaderboard:
@@ -127,7 +134,9 @@ class Leaderboard:
             default=data["default"],
             repeats=data["repeats"],
             tables=tuple(Played(**table) for table in data["tables"]),
-            standings=tuple(Standing(**{**s, **{c: tuple(s[c]) for c in curves}}) for s in data["standings"]),
+            standings=tuple(
+                Standing(**{"few_to_5": None, **s, **{c: tuple(s[c]) for c in curves}}) for s in data["standings"]
+            ),
             ways=tuple(Way(**way) for way in data["ways"]),
             targets=tuple(Target(**target) for target in data["targets"]),
             missing=tuple(data["missing"]),

@@ -291,7 +291,7 @@ def test_the_score_that_is_shipped_can_be_shown() -> None:
 
 
 def standing(name: str, mean: float, tuner: str = "", share: float = 0.5) -> Standing:
-    return Standing(name, tuner, mean, mean, mean, mean, 1.0, share, 0.0, 0.0, 0.0, 1.0, (0.1,), (0.1,))
+    return Standing(name, tuner, mean, mean, 2.0 * mean, mean, mean, 1.0, share, 0.0, 0.0, 0.0, 1.0, (0.1,), (0.1,))
 
 
 def test_targets_are_met_missed_or_not_judged() -> None:
@@ -299,9 +299,12 @@ def test_targets_are_met_missed_or_not_judged() -> None:
     found = (Way("racing", 4000, 100.0, 0.005), Way("one process", 128, 900.0, 0.03))
     said = {target.words: target for target in targets.judge(rows, found, "local")}
     verdicts = [target.verdict for target in said.values()]
-    assert verdicts == ["met", "met", "not judged", "missed", "not judged", "met", "met"]
+    assert verdicts == ["met", "met", "not judged", "not judged", "missed", "not judged", "met", "met"]
     assert "still have more false winners" in list(said.values())[-1].figure
     worse = (replace(rows[0], share_to_5=1.2), replace(rows[1], mean_to_5=17.0))
     verdicts = [t.verdict for t in targets.judge(worse, (replace(found[0], false_winners=0.02), found[1]), "local")]
     assert verdicts[:2] == ["missed", "missed"]
     assert verdicts[-2:] == ["missed", "met"]
+    seeds = (standing(seeded.NAME, 6.0), rows[1])
+    said = {target.words: target for target in targets.judge(seeds, (), "local", few=3)}
+    assert said["the same on the 3 spaces with at most one config in ten within 5 %"].figure == "12.0 of 36.0: 33 %"

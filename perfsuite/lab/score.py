@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
@@ -133,14 +133,16 @@ def score(
     ways = every_way(cases)
     evaluations = _grid(max(len(table.visits) for table in tables))
     seconds = _time_grid([p for every in plays.values() for p in every])
-    standings = sorted((_standing(name, every, evaluations, seconds) for name, every in plays.items()), key=_order)
+    played = tuple(_played(table) for table in tables)
+    few = {at for at, table in enumerate(played) if table.few}
+    standings = sorted((_standing(name, every, few, evaluations, seconds) for name, every in plays.items()), key=_order)
     yield Leaderboard(
         default=search.DEFAULT,
         repeats=repeats,
-        tables=tuple(_played(table) for table in tables),
+        tables=played,
         standings=tuple(standings),
         ways=ways,
-        targets=judge(standings, ways, search.DEFAULT),
+        targets=judge(standings, ways, search.DEFAULT, len(few)),
         missing=tuple(missing),
         evaluations=evaluations,
         seconds=seconds,
@@ -163,14 +165,18 @@ def _order(standing: Standing) -> tuple[float, float, str]:
     return standing.mean_to_5, standing.mean_to_1, standing.name
 
 
-def _standing(name: str, plays: Sequence[Play], evaluations: Sequence[int], seconds: Sequence[float]) -> Standing:
+def _standing(
+    name: str, plays: Sequence[Play], few: Collection[int], evaluations: Sequence[int], seconds: Sequence[float]
+) -> Standing:
     tables = {p.table for p in plays}
+    of_few = [p.to_5 for p in plays if p.table in few]
     medians = [statistics.median(p.to_5 / p.budget for p in plays if p.table == table) for table in tables]
     return Standing(
         name=name,
         tuner=PEERS[name].tuner if name in PEERS else "",
         to_5=statistics.median(p.to_5 for p in plays),
         mean_to_5=statistics.geometric_mean([p.to_5 for p in plays]),
+        few_to_5=statistics.geometric_mean(of_few) if of_few else None,
         to_1=statistics.median(p.to_1 for p in plays),
         mean_to_1=statistics.geometric_mean([p.to_1 for p in plays]),
         seconds_to_5=statistics.median(p.seconds_to_5 for p in plays),

@@ -14,13 +14,17 @@ FALSE_WINNERS = 0.01
 TUNERS = ("Optuna", "Kernel Tuner")
 
 
-def judge(standings: Sequence[Standing], ways: Sequence[Way], default: str) -> tuple[Target, ...]:
-    """Every target with its figure; one whose rows are not in the score is not judged."""
+def judge(standings: Sequence[Standing], ways: Sequence[Way], default: str, few: int = 0) -> tuple[Target, ...]:
+    """Every target with its figure; one whose rows are not in the score is not judged.
+
+    `few` tables have few good configs.
+    """
     rows = {standing.name: standing for standing in standings}
     return (
         _soon(rows.get(default)),
         _against_random(rows.get(default), rows.get("random")),
         _against_random(rows.get(seeded.NAME), rows.get("random"), ", seeded as in tuning"),
+        _where_few(rows.get(seeded.NAME), rows.get("random"), few),
         *(_against_tuner(rows.get(default), tuner, standings) for tuner in TUNERS),
         *_deciding(ways),
     )
@@ -39,6 +43,14 @@ def _against_random(ours: Standing | None, random: Standing | None, how: str = "
         return Target(words, "one of the two was not played", None)
     share = ours.mean_to_5 / random.mean_to_5
     return Target(words, f"{ours.mean_to_5:.1f} of {random.mean_to_5:.1f}: {units.percent(share)}", share <= OF_RANDOM)
+
+
+def _where_few(ours: Standing | None, random: Standing | None, few: int) -> Target:
+    words = f"the same on the {units.several(few, 'space')} with at most one config in ten within 5 %"
+    if ours is None or random is None or ours.few_to_5 is None or random.few_to_5 is None:
+        return Target(words, "one of the two was not played", None)
+    share = ours.few_to_5 / random.few_to_5
+    return Target(words, f"{ours.few_to_5:.1f} of {random.few_to_5:.1f}: {units.percent(share)}", share <= OF_RANDOM)
 
 
 def _against_tuner(ours: Standing | None, tuner: str, standings: Sequence[Standing]) -> Target:
