@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 
 from perfsuite.kernel import Config, Space
 from perfsuite.machine import Machine
@@ -46,19 +47,15 @@ class Seeds:
 
         What is known of the workload on this machine is the search's own.
         """
-        usable = list(self._usable(workload, kernel, space))
-        nearest = sorted(usable, key=lambda place: (self._distance(workload, place[0]), *map(str, place[0])))
+        known = self._costs[kernel]
+        distances = {place: self._distance(workload, place) for place in known if place != (workload, self._machine.id)}
+        nearest = sorted(distances, key=lambda place: (distances[place], *map(str, place)))
+        inside = ((place, {c: cost for c, cost in known[place].items() if c in space}) for place in nearest)
+        usable = ((place, costs) for place, costs in inside if costs)
         return tuple(
-            Known(_LIKENESS * 0.5 ** (self._distance(workload, place) / _HALF), costs)
-            for place, costs in nearest[:_NEAREST]
+            Known(_LIKENESS * 0.5 ** (distances[place] / _HALF), costs)
+            for place, costs in itertools.islice(usable, _NEAREST)
         )
-
-    def _usable(self, workload: Workload, kernel: str, space: Space) -> Iterator[tuple[_Place, Mapping[Config, float]]]:
-        """The other places where configs of the space were tried, and what these took."""
-        for place, costs in self._costs[kernel].items():
-            inside = {config: cost for config, cost in costs.items() if config in space}
-            if place != (workload, self._machine.id) and inside:
-                yield place, inside
 
     def _distance(self, workload: Workload, place: _Place) -> float:
         other, machine = place

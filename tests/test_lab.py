@@ -75,6 +75,8 @@ def test_a_table_comes_back_from_its_file_unchanged(tmp_path: Path) -> None:
     (path,) = (tmp_path / "deep").iterdir()
     back = read(path)
     assert path.name == f"softmax-toy--softmax-rows64-cols1024-f32--{MACHINE.slug}.json.xz"
+    elsewhere = replace(recorded.subject, machine=replace(MACHINE, cpu="Another 1"))
+    assert elsewhere.filename != path.name, "two machines' tables lie side by side"
     assert back.subject.key == recorded.subject.key
     assert back.passes == 4
     assert path.stat().st_size < 5_000
