@@ -123,7 +123,9 @@ def score(
     plays: dict[str, list[Play]] = {name: [] for name in names}
     with ProcessPoolExecutor(len(detect.allowed_cores())) as pool:
         playing = {
-            pool.submit(_plays, name, number, tables, repeats): name for number in range(len(tables)) for name in names
+            pool.submit(_plays, name, number, table, _told(name, table, tables), repeats): name
+            for number, table in enumerate(tables)
+            for name in names
         }
         comparing = [pool.submit(compare, table, repeats, budget(len(table.visits))) for table in tables]
         for at, done in enumerate(as_completed(playing), start=1):
@@ -149,15 +151,19 @@ def score(
     )
 
 
-def _plays(name: str, number: int, tables: Sequence[LabTable], repeats: int) -> list[Play]:
-    tape = Tape(tables[number])
-    chosen = _player(name, tables[number], tables)
+def _told(name: str, table: LabTable, tables: Sequence[LabTable]) -> tuple[LabTable, ...]:
+    """What the search is told of other tables."""
+    return seeded.neighbours(table, tables) if name == seeded.NAME else ()
+
+
+def _plays(name: str, number: int, table: LabTable, told: Sequence[LabTable], repeats: int) -> list[Play]:
+    tape, chosen = Tape(table), _player(name, told)
     return [play(Replay(tape, seed), number, chosen, races=name not in PEERS) for seed in range(repeats)]
 
 
-def _player(name: str, table: LabTable, tables: Sequence[LabTable]) -> Player:
+def _player(name: str, told: Sequence[LabTable]) -> Player:
     if name == seeded.NAME:
-        return seeded.seeded(seeded.neighbours(table, tables), BUDGET)
+        return seeded.seeded(told, BUDGET)
     return PEERS[name].play if name in PEERS else player(search.STRATEGIES[name])
 
 

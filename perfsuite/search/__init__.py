@@ -18,9 +18,9 @@ from perfsuite.search.halving import halving
 from perfsuite.search.local import local
 from perfsuite.search.model import model
 from perfsuite.search.random import random
-from perfsuite.search.tried import Known, Search
+from perfsuite.search.tried import Known, Search, first
 
-__all__ = ["DEFAULT", "STRATEGIES", "Known", "Search", "Strategy"]
+__all__ = ["DEFAULT", "STRATEGIES", "Known", "Search", "Strategy", "first"]
 
 
 class Strategy(Protocol):
