@@ -7,8 +7,8 @@ from collections.abc import Collection, Generator, Sequence
 
 from perfsuite.stats import BLOCK, Contrast, Verdict, moderated, quickest, quiet
 
-# Who is surely no more than this slower than any other may as well be taken. Replayed on 27 recorded spaces, races to 2 %
-# picked what was over 2 % slower in 9 of 645, these in 5, with 1.7 times the samples.
+# Who is surely no more than this slower than any other may as well be taken. Replayed on 27 recorded spaces, races to
+# 2 % picked what was over 2 % slower in 9 of 645, these in 5, with 1.7 times the samples.
 _INDIFFERENT = 0.01
 # A judged entrant that is surely within this of the leader is near enough.
 _NEAR = 0.02
