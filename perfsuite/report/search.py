@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,6 +33,8 @@ COLUMNS = (
 _LEAST, _MOST = 0.003, 10.0
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _NEAR = (0.05, 0.01)
+# Lines of other tuners, which may all be grey.
+_DASHES = ((4.0, 1.5), (1.2, 1.2))
 
 
 def row(standing: Standing) -> tuple[str, ...]:
@@ -116,8 +120,10 @@ def _draw(board: Leaderboard, theme: Theme) -> Figure:
     lines = drawn(board)
     columns = 4
     figure, (left, right) = panels(theme, 4.4, 2, left=0.75, right=0.2, legend_rows=-(-len(lines) // columns))
+    dashes = itertools.cycle(_DASHES)
     for at, standing in enumerate(lines):
         main = standing.name == board.default
+        style: Any = (0, next(dashes)) if standing.tuner else "-"
         for axes, x, regrets in (
             (left, board.evaluations, standing.by_evaluations),
             (right, board.seconds, standing.by_seconds),
@@ -127,7 +133,7 @@ def _draw(board: Leaderboard, theme: Theme) -> Figure:
                 _clipped(regrets),
                 color=theme.hue(at),
                 linewidth=2.6 if main else 1.5,
-                linestyle=(0, (4, 1.5)) if standing.tuner else "-",
+                linestyle=style,
                 zorder=5 if main else 3,
                 drawstyle="steps-post",
                 label=standing.name,
