@@ -220,7 +220,7 @@ def test_a_seeded_search_asks_second_for_what_was_good_on_its_neighbours() -> No
     assert seeded.neighbours(ours, (ours, other, stranger)) == (other,)
     for seed in range(3):
         replay = Replay(Tape(ours), seed)
-        trace = seeded.seeded((other,), len(BOX))(replay, lambda count, best: count >= 2)
+        trace = seeded.seeded(seeded.NAME, (other,), len(BOX))(replay, lambda count, best: count >= 2)
         assert trace.evaluated[0] == replay.start
         assert replay.regret[trace.evaluated[-1]] <= 0.1 + 1e-9  # at most a step from the best
 

@@ -22,7 +22,7 @@ from perfsuite.leaderboard import Leaderboard, Played, Standing
 # A search may evaluate this many configs, or this share of the space where that is more, before its pick is judged.
 BUDGET, SHARE = 40, 0.1
 NEAR, NEAREST = 0.05, 0.01
-OURS = (*search.STRATEGIES, seeded.NAME)
+OURS = (*search.STRATEGIES, *seeded.NAMES)
 # Regret beyond this, and that of a config that fails, is drawn and averaged as this.
 _MOST_REGRET = 10.0
 
@@ -153,7 +153,7 @@ def score(
 
 def _told(name: str, table: LabTable, tables: Sequence[LabTable]) -> tuple[LabTable, ...]:
     """What the search is told of other tables."""
-    return seeded.neighbours(table, tables) if name == seeded.NAME else ()
+    return seeded.neighbours(table, tables) if name in seeded.NAMES else ()
 
 
 def _plays(name: str, number: int, table: LabTable, told: Sequence[LabTable], repeats: int) -> list[Play]:
@@ -162,8 +162,8 @@ def _plays(name: str, number: int, table: LabTable, told: Sequence[LabTable], re
 
 
 def _player(name: str, told: Sequence[LabTable]) -> Player:
-    if name == seeded.NAME:
-        return seeded.seeded(told, BUDGET)
+    if name in seeded.NAMES:
+        return seeded.seeded(name, told, BUDGET)
     return PEERS[name].play if name in PEERS else player(search.STRATEGIES[name])
 
 

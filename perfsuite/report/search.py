@@ -56,8 +56,9 @@ def row(standing: Standing) -> tuple[str, ...]:
 
 
 def drawn(board: Leaderboard) -> list[Standing]:
-    """The default first, our other searches, and the best of each other tuner's."""
-    ours = sorted((s for s in board.standings if not s.tuner), key=lambda s: s.name != board.default)
+    """The default first, our other searches but the exhaustive one, and the best of each other tuner's."""
+    ours = [s for s in board.standings if not s.tuner and s.name != "exhaustive"]
+    ours.sort(key=lambda s: s.name != board.default)
     best: dict[str, Standing] = {}
     for standing in board.standings:
         if standing.tuner:
