@@ -1,8 +1,7 @@
 """Search strategies: each a generator that yields a config, is sent its cost in seconds, and knows no device.
 
-`strategy(space, seed, elsewhere)` asks for the space's default, then as it sees fit, by what it is told and by what is
-known elsewhere. A failed config costs infinity. The generator ends when it has nothing more to ask; who drives it stops
-it earlier.
+`strategy(space, seed, elsewhere)` asks for the default, then for winners elsewhere, then as it sees fit. A failed
+config costs infinity. The generator ends when it has nothing more to ask; who drives it stops it earlier.
 """
 
 from __future__ import annotations

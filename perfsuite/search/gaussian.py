@@ -42,16 +42,16 @@ _EVALUATIONS = 40
 
 
 def gaussian(space: Space, seed: int, elsewhere: Sequence[Known] = ()) -> Search:
-    """The default, a random configuration where nothing is known elsewhere, then that of the most expected improvement.
+    """The default, winners elsewhere or a random configuration, then always that of the largest expected improvement.
 
     A failure is learnt as a median cost, because the best may be beside it, and lessens the gains that what is like it
     promises. Ends when every configuration has been tried.
     """
     import numpy as np
 
-    tried = Tried(space, seed)
+    tried = Tried(space, seed, elsewhere)
     process = _Process(space, elsewhere)
-    yield from tried.sample(1 if elsewhere else 1 + _STARTS)
+    yield from tried.sample(tried.opening + (0 if elsewhere else _STARTS))
     while tried.untried:
         if tried.best(tried.costs) is None:
             yield from tried.sample(1)
