@@ -141,7 +141,7 @@ class _Run:
         gains, order = self.knowledge.gains(jobs), self._ordered(jobs)
         others = sum(gains.values())
         for at, job in enumerate(order):
-            self.searches.ahead(order[at + 1 : at + 1 + _AHEAD], winners=True)
+            self.searches.ahead(order[at + 1 : at + 1 + _AHEAD])
             gain = gains[job.workload]
             others = max(0.0, others - gain)
             self.costs.builds = [span.seconds for span in self.recorder.spans if span.lane == BUILD]

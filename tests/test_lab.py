@@ -281,6 +281,9 @@ def test_the_score_of_two_tables_and_its_file(tmp_path: Path) -> None:
     board.save(tmp_path / "score.json")
     assert leaderboard.load(tmp_path / "score.json") == board
     assert leaderboard.load(tmp_path / "nothing.json") is None
+    older = board.to_json()
+    older["standings"] = [{k: v for k, v in row.items() if k != "few_to_5"} for row in older["standings"]]
+    assert all(row.few_to_5 is None for row in Leaderboard.from_json(older).standings)
     (tmp_path / "wrong.json").write_text('{"format": 1}')
     with pytest.raises(ValueError, match=r"wrong\.json is no leaderboard"):
         leaderboard.load(tmp_path / "wrong.json")

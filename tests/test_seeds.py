@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
 
 from samples import MACHINE, trial
 
-from perfsuite.kernel import Config, Dimension, Kernel, Run, Space
+from perfsuite.kernel import Config, Dimension, Space
 from perfsuite.machine import Machine
-from perfsuite.op import Op, Workload
-from perfsuite.registry import Job
-from perfsuite.searching import Searches
+from perfsuite.op import Workload
 from perfsuite.seeds import Seeds
 from perfsuite.trial import Failure, FailureKind, Trial
-from perfsuite.worker import Candidate
 
 TILES = Space((Dimension("tile", (1, 2, 4, 8, 16)),))
-
-
-def _no_build(op: Op, workload: Workload, config: Config) -> Run:
-    raise NotImplementedError
 
 
 def searched(workload: str, best: int, kernel: str = "softmax/native", machine: Machine = MACHINE) -> list[Trial]:
@@ -62,21 +53,3 @@ def test_what_says_nothing_of_a_space_is_left_out() -> None:
     assert seeds.elsewhere(Workload.parse(here), "softmax/native", TILES) == ()
     assert seeds.best(Workload.parse(here), "softmax/native") == Config.of(tile=1)
     assert seeds.best(Workload.parse("softmax[rows=1,cols=1,f32]"), "softmax/native") is None
-
-
-def test_defaults_are_built_ahead_and_then_what_won_elsewhere() -> None:
-    near, here = "softmax[rows=64,cols=1024,f32]", Workload.parse("softmax[rows=64,cols=1000,f32]")
-    kernels = [Kernel(("softmax",), build=_no_build, family="softmax", name=name) for name in ("native", "other")]
-    known = SimpleNamespace(
-        of=lambda workload, kernel: [], space=lambda workload, kernel: TILES, seeds=Seeds(MACHINE, searched(near, 4))
-    )
-    asked: list[Candidate] = []
-    builds = SimpleNamespace(ahead=asked.extend)
-    searches = Searches(*(cast(Any, part) for part in (None, known, None, builds, None, None)))
-    searches.ahead([Job(here, tuple(kernels))], winners=True)
-    default = TILES.configs[0]
-    wanted = [("native", default), ("other", default), ("native", Config.of(tile=4))]
-    assert [(c.kernel.name, c.config) for c in asked] == wanted
-    asked.clear()
-    searches.ahead([Job(here, tuple(kernels))])
-    assert [(c.kernel.name, c.config) for c in asked] == wanted[:2]

@@ -17,9 +17,9 @@ from perfsuite.search.halving import halving
 from perfsuite.search.local import local
 from perfsuite.search.model import model
 from perfsuite.search.random import random
-from perfsuite.search.tried import Known, Search, first
+from perfsuite.search.tried import Known, Search
 
-__all__ = ["DEFAULT", "STRATEGIES", "Known", "Search", "Strategy", "first"]
+__all__ = ["DEFAULT", "STRATEGIES", "Known", "Search", "Strategy"]
 
 
 class Strategy(Protocol):
