@@ -180,6 +180,7 @@ def section(board: Leaderboard | None) -> Section | None:
         "resampled from the raw samples of half of the passes; the other half is the truth. The first columns are the "
         "evaluations until the best found is within 5 % and 1 % of the optimum: median and geometric mean, and this "
         "where at most one config in ten is within 5 %. "
+        "A seeded search is told what it found on the kernel's other tables, as tuning is of other workloads. "
         "`perfsuite lab score` makes this again.",
         "A false winner is a pick that is truly more than 2 % slower than the best of what was evaluated; the regret "
         "of the pick is against the whole space. Our searches pick by a race, other tuners by the lowest median seen.",
