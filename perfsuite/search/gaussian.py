@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-# These were chosen on recorded tables of two machines, where half or twice of any one took up to a tenth more
-# evaluations. A random configuration besides the default, where nothing is known elsewhere.
+# Correlations, sum and noise were chosen on recorded tables of two machines, where about half or twice of each took up to
+# a tenth more evaluations; the other numbers are first guesses.
+# Random configurations besides the default, where nothing is known elsewhere.
 _STARTS = 1
 # How alike the costs of two configurations are that differ in one dimension from end to end, and by a category.
 _ENDS, _CATEGORIES = math.exp(-1.0), math.exp(-0.5)
@@ -33,8 +34,8 @@ _SUM = 0.5
 _LEVEL = 4.0
 # Standard deviation of one visit, and the least of all costs of a space, in logs.
 _NOISE, _LEAST = 0.07, 0.01
-# Variance of whether a configuration works, in that of what is like it.
-_DOUBT = 0.1
+# Variance of whether a configuration works, in that of what is like it; and the least likelihood that one does.
+_DOUBT, _FAINT = 0.1, 0.01
 # Configurations that a place elsewhere tells of: the best and a sample of the others, for a fit takes the cube of all.
 _TOLD = 40
 # Evaluations per config that is asked for from one fit, so that the fits to many evaluations are few.
@@ -117,7 +118,7 @@ class _Process:
         alike = np.stack([self._column(row) for row in own], axis=1)
         with _threads().limit(limits=1):
             risk = alike[wanted] @ cho_solve(cho_factor(alike[own] + _DOUBT * np.eye(len(own)), lower=True), failed)
-        return np.clip(1.0 - risk, _LEAST, 1.0)
+        return np.clip(1.0 - risk, _FAINT, 1.0)
 
     def _column(self, row: int) -> Floats:
         """The correlation of every configuration's cost with that of one, were nothing known of them."""
