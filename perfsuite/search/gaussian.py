@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-# Correlations, sum and noise were chosen on recorded tables of two machines, where about half or twice of each took up to
-# a tenth more evaluations; the other numbers are first guesses.
+# Correlations, sum and noise were chosen on recorded tables of two machines, where about half or twice of each took up
+# to a tenth more evaluations; the other numbers are first guesses.
 # Random configurations besides the default, where nothing is known elsewhere.
 _STARTS = 1
 # How alike the costs of two configurations are that differ in one dimension from end to end, and by a category.
